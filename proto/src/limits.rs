@@ -1,0 +1,35 @@
+//! Every limit of the contracts, with its unit. Daemons add their own in their `limits.rs`.
+
+/// One frame from a client, as a WebSocket message.
+pub const CLIENT_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// A message's text, in UTF-8.
+pub const MESSAGE_TEXT_BYTES_MAX: usize = 16 * 1024;
+/// An idempotency key, in UTF-8; it may not be empty.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// A conversation's title, in UTF-8; it may be empty.
+pub const TITLE_BYTES_MAX: usize = 256;
+/// Cursors in one hello or sync.
+pub const CURSORS_MAX: usize = 1_024;
+/// Users in one presence subscription.
+pub const PRESENCE_USERS_MAX: usize = 1_024;
+/// Recipients that travel inside a record's headers.
+pub const INLINE_RECIPIENTS_MAX: usize = 1_024;
+/// Events of one conversation in one sync answer, when the client does not say.
+pub const SYNC_EVENTS_DEFAULT: u32 = 256;
+/// Events of one conversation in one sync answer, at most.
+pub const SYNC_EVENTS_MAX: u32 = 1_024;
+/// Events in one sync page (one frame to the client).
+pub const SYNC_PAGE_EVENTS_MAX: usize = 64;
+/// One frame on the internal link, length prefix aside.
+pub const LINK_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The body of one HTTP request.
+pub const HTTP_BODY_BYTES_MAX: usize = 256 * 1024;
+/// The link's shared secret.
+pub const LINK_SECRET_BYTES_MIN: usize = 16;
+/// One Kafka record's value.
+pub const RECORD_VALUE_BYTES_MAX: usize = 900 * 1024;
+
+const _: () = assert!(MESSAGE_TEXT_BYTES_MAX * 2 < CLIENT_FRAME_BYTES_MAX);
+const _: () = assert!(HTTP_BODY_BYTES_MAX * 2 < LINK_FRAME_BYTES_MAX);
+const _: () = assert!(SYNC_PAGE_EVENTS_MAX * MESSAGE_TEXT_BYTES_MAX < LINK_FRAME_BYTES_MAX);
+const _: () = assert!(SYNC_EVENTS_DEFAULT <= SYNC_EVENTS_MAX);
