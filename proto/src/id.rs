@@ -1,5 +1,6 @@
 //! Ids are 128 bits: 16 bytes in protobuf and PostgreSQL, UUID text in JSON and logs.
 
+use crate::limits::OUTBOX_SHARDS;
 use uuid::Uuid;
 
 /// Bytes of an id.
@@ -52,6 +53,16 @@ pub fn unpack<'a>(
     }
 }
 
+/// The outbox shard of a record's key (a conversation or a user), from 0 to `OUTBOX_SHARDS - 1`:
+/// FNV-1a over the id's bytes, the same in every build for ever.
+#[must_use]
+pub fn outbox_shard(id: &Uuid) -> u16 {
+    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let hash = id.as_bytes().iter().fold(0x811c_9dc5, step);
+    // Folded, because FNV's low bits alone mix poorly; below the shard count, so it fits.
+    u16::try_from((hash ^ (hash >> 16)) % u32::from(OUTBOX_SHARDS)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +83,15 @@ mod tests {
         assert_eq!(unpack("recipients", &packed).unwrap().collect::<Vec<_>>(), ids);
         let error = unpack("recipients", &packed[1..]).err().unwrap();
         assert_eq!(error.to_string(), "recipients is 31 bytes; an id is 16 bytes (a UUID)");
+    }
+
+    #[test]
+    fn shards_are_stable_and_all_are_used() {
+        assert_eq!(outbox_shard(&Uuid::nil()), 5);
+        let mut used = [0; OUTBOX_SHARDS as usize];
+        for _ in 0..1600 {
+            used[usize::from(outbox_shard(&new()))] += 1;
+        }
+        assert!(used.iter().all(|count| (40..250).contains(count)), "{used:?}");
     }
 }

@@ -26,6 +26,8 @@ pub const LINK_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const HTTP_BODY_BYTES_MAX: usize = 256 * 1024;
 /// The link's shared secret.
 pub const LINK_SECRET_BYTES_MIN: usize = 16;
+/// Shards of the outbox; chatd, which fills them, and the relay, which empties them, must agree.
+pub const OUTBOX_SHARDS: u16 = 16;
 /// One Kafka record's value.
 pub const RECORD_VALUE_BYTES_MAX: usize = 900 * 1024;
 
@@ -33,3 +35,4 @@ const _: () = assert!(MESSAGE_TEXT_BYTES_MAX * 2 < CLIENT_FRAME_BYTES_MAX);
 const _: () = assert!(HTTP_BODY_BYTES_MAX * 2 < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(SYNC_PAGE_EVENTS_MAX * MESSAGE_TEXT_BYTES_MAX < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(SYNC_EVENTS_DEFAULT <= SYNC_EVENTS_MAX);
+const _: () = assert!(OUTBOX_SHARDS.is_power_of_two());
