@@ -1,0 +1,13 @@
+//! Questions about conversations: all bounded by the asker's memberships.
+
+mod conversations;
+mod events;
+mod members;
+mod sync;
+mod trace;
+
+pub(crate) use conversations::{Page, View, list, members_of, one, receipts};
+pub(crate) use events::{history, membership};
+pub(crate) use members::{audience, contacts, may_watch};
+pub(crate) use sync::sync;
+pub(crate) use trace::trace;

@@ -1,0 +1,25 @@
+//! The write engine: everything that changes a conversation goes through here.
+//!
+//! ```text
+//! command --> writers --> a writer's queue --> batch --> engine --> answers
+//! (checked)   (by conversation)                            |
+//!     lock and read --> plan (pure) --> insert, update --> commit --> notify
+//! ```
+//! Invariant: no answer leaves before its transaction committed.
+
+mod audience;
+mod command;
+mod engine;
+mod plan;
+mod receipts;
+mod record;
+mod statements;
+mod writers;
+
+pub(crate) use command::{
+    Append, Appended, Change, ReceiptCommand, check_stored, new_conversation_id,
+};
+pub(crate) use engine::Engine;
+pub(crate) use record::profile_updated;
+pub(crate) use statements::{NOTIFY, outbox_columns};
+pub(crate) use writers::{Command, Writers, WritersSettings};

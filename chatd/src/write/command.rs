@@ -1,0 +1,305 @@
+//! What can be asked of the write engine, checked as far as it can be without the database.
+
+use crate::failure::Failure;
+use crate::limits::MEMBERS_MAX;
+use proto::Uuid;
+use proto::error::ErrorCode;
+use proto::limits::{IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX, TITLE_BYTES_MAX};
+use sha2::{Digest, Sha256};
+
+/// Bytes of SHA-256 that are kept to tell whether a repeated key came with the same body.
+pub(crate) const BODY_HASH_BYTES: usize = 16;
+
+/// A request for the conversation's next sequence number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Append {
+    pub(crate) conversation_id: Uuid,
+    pub(crate) sender_id: Uuid,
+    pub(crate) device_id: Uuid,
+    pub(crate) key: String,
+    pub(crate) body_hash: [u8; BODY_HASH_BYTES],
+    /// W3C trace context; empty when there is none.
+    pub(crate) traceparent: String,
+    pub(crate) change: Change,
+}
+
+/// What is appended to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Message {
+        text: String,
+    },
+    /// The conversation's first event; the sender becomes a member, too.
+    Create {
+        title: String,
+        member_ids: Vec<Uuid>,
+    },
+    Title {
+        title: String,
+    },
+    Add {
+        user_ids: Vec<Uuid>,
+    },
+    Remove {
+        user_id: Uuid,
+    },
+}
+
+/// The answer to an [`Append`]: what is now durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// Messages only.
+    pub(crate) message_id: Option<Uuid>,
+    pub(crate) sequence_number: u64,
+    pub(crate) message_number: u64,
+    pub(crate) created_at_us: u64,
+    /// The key was known: this is the first answer again.
+    pub(crate) repeated: bool,
+}
+
+/// How far a device of a member has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReceiptCommand {
+    pub(crate) conversation_id: Uuid,
+    pub(crate) user_id: Uuid,
+    pub(crate) device_id: Uuid,
+    pub(crate) delivered_sequence_number: u64,
+    pub(crate) read_sequence_number: u64,
+    pub(crate) traceparent: String,
+}
+
+impl Append {
+    /// Checks everything that needs no database.
+    pub(crate) fn new(
+        conversation_id: Uuid,
+        (sender_id, device_id): (Uuid, Uuid),
+        key: String,
+        traceparent: String,
+        change: Change,
+    ) -> Result<Self, Failure> {
+        check_key(&key)?;
+        let change = change.checked(sender_id)?;
+        let body_hash = change.body_hash();
+        Ok(Self { conversation_id, sender_id, device_id, key, body_hash, traceparent, change })
+    }
+}
+
+impl Change {
+    fn checked(self, sender_id: Uuid) -> Result<Self, Failure> {
+        match self {
+            Self::Message { text } => {
+                check_text(&text)?;
+                Ok(Self::Message { text })
+            }
+            Self::Create { title, mut member_ids } => {
+                check_title(&title)?;
+                member_ids.push(sender_id);
+                Ok(Self::Create { title, member_ids: distinct(member_ids)? })
+            }
+            Self::Title { title } => {
+                check_title(&title)?;
+                Ok(Self::Title { title })
+            }
+            Self::Add { user_ids } if user_ids.is_empty() => {
+                Err(Failure::invalid("no user is named; name 1 or more in names or user_ids"))
+            }
+            Self::Add { user_ids } => Ok(Self::Add { user_ids: distinct(user_ids)? }),
+            Self::Remove { user_id } => Ok(Self::Remove { user_id }),
+        }
+    }
+
+    /// Over kind and body, so that a key that comes again with another request is noticed.
+    fn body_hash(&self) -> [u8; BODY_HASH_BYTES] {
+        let mut hasher = Sha256::new();
+        match self {
+            Self::Message { text } => {
+                hasher.update(b"message\0");
+                hasher.update(text);
+            }
+            Self::Create { title, member_ids } => {
+                hasher.update(b"create\0");
+                hash_ids(&mut hasher, member_ids);
+                hasher.update(title);
+            }
+            Self::Title { title } => {
+                hasher.update(b"title\0");
+                hasher.update(title);
+            }
+            Self::Add { user_ids } => {
+                hasher.update(b"add\0");
+                hash_ids(&mut hasher, user_ids);
+            }
+            Self::Remove { user_id } => {
+                hasher.update(b"remove\0");
+                hasher.update(user_id);
+            }
+        }
+        let mut hash = [0; BODY_HASH_BYTES];
+        hash.copy_from_slice(&hasher.finalize()[..BODY_HASH_BYTES]);
+        hash
+    }
+}
+
+fn hash_ids(hasher: &mut Sha256, ids: &[Uuid]) {
+    hasher.update((ids.len() as u64).to_be_bytes());
+    for id in ids {
+        hasher.update(id);
+    }
+}
+
+impl ReceiptCommand {
+    /// What was read was delivered.
+    pub(crate) fn checked(mut self) -> Result<Self, Failure> {
+        self.delivered_sequence_number =
+            self.delivered_sequence_number.max(self.read_sequence_number);
+        if self.delivered_sequence_number == 0 {
+            return Err(Failure::invalid(
+                "an ack needs a delivered_sequence_number or read_sequence_number of 1 or more",
+            ));
+        }
+        Ok(self)
+    }
+}
+
+/// The id of a conversation that is to be made. With an idempotency key it follows from creator and
+/// key, so that the same request finds the conversation that it made before.
+pub(crate) fn new_conversation_id(creator_id: Uuid, key: Option<&str>) -> Uuid {
+    match key {
+        Some(key) => Uuid::new_v5(&creator_id, format!("conversation:{key}").as_bytes()),
+        None => proto::id::new(),
+    }
+}
+
+fn distinct(mut ids: Vec<Uuid>) -> Result<Vec<Uuid>, Failure> {
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.len() > MEMBERS_MAX {
+        let count = ids.len();
+        return Err(Failure::invalid(format!(
+            "{count} members are too many; at most {MEMBERS_MAX} are allowed"
+        )));
+    }
+    Ok(ids)
+}
+
+/// PostgreSQL's text cannot hold it, and no message needs it.
+fn check_nul(field: &str, text: &str) -> Result<(), Failure> {
+    if text.as_bytes().contains(&0) {
+        return Err(Failure::invalid(format!(
+            "{field} holds a NUL character, which is not allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// A text that is stored: bounded, and without NUL.
+pub(crate) fn check_stored(field: &str, text: &str, bytes_max: usize) -> Result<(), Failure> {
+    if text.len() > bytes_max {
+        let bytes = text.len();
+        return Err(Failure::invalid(format!(
+            "{field} is {bytes} bytes; at most {bytes_max} are allowed"
+        )));
+    }
+    check_nul(field, text)
+}
+
+fn check_key(key: &str) -> Result<(), Failure> {
+    if key.is_empty() {
+        let message = format!(
+            "idempotency_key is missing; 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes of your choice are \
+             required"
+        );
+        return Err(Failure::new(ErrorCode::IdempotencyKeyMissing, message));
+    }
+    check_stored("idempotency_key", key, IDEMPOTENCY_KEY_BYTES_MAX)
+}
+
+fn check_text(text: &str) -> Result<(), Failure> {
+    if text.is_empty() {
+        return Err(Failure::invalid("text is empty; 1 byte or more is required"));
+    }
+    if text.len() > MESSAGE_TEXT_BYTES_MAX {
+        let bytes = text.len();
+        let message =
+            format!("text is {bytes} bytes; at most {MESSAGE_TEXT_BYTES_MAX} are allowed");
+        return Err(Failure::new(ErrorCode::MessageTooLong, message));
+    }
+    check_nul("text", text)
+}
+
+fn check_title(title: &str) -> Result<(), Failure> {
+    check_stored("title", title, TITLE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(key: &str, change: Change) -> Result<Append, Failure> {
+        let ids = (Uuid::from_u128(1), Uuid::from_u128(2));
+        Append::new(Uuid::from_u128(9), ids, key.into(), String::new(), change)
+    }
+
+    fn message(text: &str) -> Change {
+        Change::Message { text: text.into() }
+    }
+
+    fn code(outcome: Result<Append, Failure>) -> ErrorCode {
+        outcome.unwrap_err().code
+    }
+
+    #[test]
+    fn bad_requests_are_named_before_they_reach_a_batch() {
+        assert_eq!(code(append("", message("hi"))), ErrorCode::IdempotencyKeyMissing);
+        assert_eq!(code(append(&"k".repeat(129), message("hi"))), ErrorCode::InvalidArgument);
+        assert_eq!(code(append("k\0", message("hi"))), ErrorCode::InvalidArgument);
+        assert_eq!(code(append("k", message(""))), ErrorCode::InvalidArgument);
+        assert_eq!(code(append("k", message("a\0b"))), ErrorCode::InvalidArgument);
+        let long = "x".repeat(MESSAGE_TEXT_BYTES_MAX + 1);
+        assert_eq!(code(append("k", message(&long))), ErrorCode::MessageTooLong);
+        assert!(append("k", message(&long[1..])).is_ok());
+        let title = "t".repeat(TITLE_BYTES_MAX + 1);
+        assert_eq!(code(append("k", Change::Title { title })), ErrorCode::InvalidArgument);
+        assert_eq!(code(append("k", Change::Add { user_ids: vec![] })), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn members_are_made_distinct_and_counted_with_the_creator() {
+        let create = |count: u128| Change::Create {
+            title: String::new(),
+            member_ids: (0..count).map(|id| Uuid::from_u128(100 + id)).collect(),
+        };
+        assert!(append("k", create(MEMBERS_MAX as u128 - 1)).is_ok());
+        let error = append("k", create(MEMBERS_MAX as u128)).unwrap_err();
+        assert_eq!(error.message, "1025 members are too many; at most 1024 are allowed");
+        let twice = vec![Uuid::from_u128(1), Uuid::from_u128(5), Uuid::from_u128(5)];
+        let create = Change::Create { title: String::new(), member_ids: twice };
+        let Change::Create { member_ids, .. } = append("k", create).unwrap().change else {
+            panic!("no creation");
+        };
+        assert_eq!(member_ids, [Uuid::from_u128(1), Uuid::from_u128(5)]);
+    }
+
+    #[test]
+    fn the_hash_tells_kinds_and_bodies_apart() {
+        let user_id = Uuid::from_u128(7);
+        let changes = [
+            message("a"),
+            message("b"),
+            Change::Title { title: "a".into() },
+            Change::Add { user_ids: vec![user_id] },
+            Change::Remove { user_id },
+        ];
+        let hashes: std::collections::HashSet<_> = changes.iter().map(Change::body_hash).collect();
+        assert_eq!(hashes.len(), changes.len());
+    }
+
+    #[test]
+    fn a_key_names_the_conversation_it_made() {
+        let creator = Uuid::from_u128(3);
+        let id = new_conversation_id(creator, Some("k"));
+        assert_eq!(id, new_conversation_id(creator, Some("k")));
+        assert_ne!(id, new_conversation_id(Uuid::from_u128(4), Some("k")));
+        assert_ne!(new_conversation_id(creator, None), new_conversation_id(creator, None));
+    }
+}

@@ -1,0 +1,147 @@
+//! Receipts of a batch, purely: many acks of one device become one cursor, which only moves forward.
+
+use super::audience::Audience;
+use super::command::ReceiptCommand;
+use crate::failure::Failure;
+use crate::limits::DELIVERED_TOLD_MEMBERS_MAX;
+use proto::Uuid;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Conversation, user, device: sorted, as rows are locked.
+pub(crate) type CursorKey = (Uuid, Uuid, Uuid);
+
+/// The furthest that a device has come, by the acks of one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) delivered_sequence_number: u64,
+    pub(crate) read_sequence_number: u64,
+    /// Of the ack that came last.
+    pub(crate) traceparent: String,
+}
+
+/// What acks are judged by.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub(crate) last_sequence_number: u64,
+    pub(crate) audience: Arc<Audience>,
+}
+
+/// What to store, and what each ack is told once it is committed.
+pub(crate) struct Judged {
+    pub(crate) answers: Vec<Result<(), Failure>>,
+    pub(crate) cursors: BTreeMap<CursorKey, Cursor>,
+}
+
+pub(crate) fn judge(commands: &[&ReceiptCommand], standings: &HashMap<Uuid, Standing>) -> Judged {
+    let mut judged =
+        Judged { answers: Vec::with_capacity(commands.len()), cursors: BTreeMap::new() };
+    for command in commands {
+        let answer = check(command, standings.get(&command.conversation_id));
+        if answer.is_ok() {
+            let key = (command.conversation_id, command.user_id, command.device_id);
+            let cursor = judged.cursors.entry(key).or_insert_with(|| Cursor {
+                delivered_sequence_number: 0,
+                read_sequence_number: 0,
+                traceparent: String::new(),
+            });
+            cursor.delivered_sequence_number =
+                cursor.delivered_sequence_number.max(command.delivered_sequence_number);
+            cursor.read_sequence_number =
+                cursor.read_sequence_number.max(command.read_sequence_number);
+            cursor.traceparent.clone_from(&command.traceparent);
+        }
+        judged.answers.push(answer);
+    }
+    judged
+}
+
+fn check(command: &ReceiptCommand, standing: Option<&Standing>) -> Result<(), Failure> {
+    let standing = standing
+        .filter(|it| it.audience.contains(&command.user_id))
+        .ok_or_else(Failure::not_a_member)?;
+    let last = standing.last_sequence_number;
+    let acked = command.delivered_sequence_number;
+    if acked > last {
+        return Err(Failure::invalid(format!(
+            "sequence number {acked} is acked, but the conversation's last is {last}"
+        )));
+    }
+    Ok(())
+}
+
+/// Are the members told of a cursor that moved? Of a read cursor always.
+pub(crate) fn is_told(audience: &Audience, cursor: &Cursor, stored_read: u64) -> bool {
+    let read_moved = cursor.read_sequence_number > 0 && cursor.read_sequence_number == stored_read;
+    read_moved || audience.len() <= DELIVERED_TOLD_MEMBERS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::error::ErrorCode;
+
+    fn ack(user: u128, device: u128, delivered: u64, read: u64) -> ReceiptCommand {
+        ReceiptCommand {
+            conversation_id: Uuid::from_u128(1),
+            user_id: Uuid::from_u128(user),
+            device_id: Uuid::from_u128(device),
+            delivered_sequence_number: delivered,
+            read_sequence_number: read,
+            traceparent: format!("{delivered}"),
+        }
+        .checked()
+        .unwrap()
+    }
+
+    fn standings(members: u128) -> HashMap<Uuid, Standing> {
+        let members: Vec<_> = (10..10 + members).map(Uuid::from_u128).collect();
+        let audience = Arc::new(Audience::new(&members));
+        HashMap::from([(Uuid::from_u128(1), Standing { last_sequence_number: 9, audience })])
+    }
+
+    #[test]
+    fn acks_of_a_device_become_one_cursor_that_never_goes_back() {
+        let acks = [ack(10, 1, 3, 0), ack(10, 1, 7, 2), ack(10, 1, 5, 4), ack(10, 2, 1, 0)];
+        let judged = judge(&acks.iter().collect::<Vec<_>>(), &standings(2));
+        assert!(judged.answers.iter().all(Result::is_ok));
+        let cursors: Vec<_> = judged
+            .cursors
+            .values()
+            .map(|it| (it.delivered_sequence_number, it.read_sequence_number))
+            .collect();
+        assert_eq!(cursors, [(7, 4), (1, 0)]);
+    }
+
+    #[test]
+    fn a_stranger_and_a_number_from_the_future_are_refused_alone() {
+        let acks = [ack(99, 1, 1, 1), ack(10, 1, 10, 0), ack(11, 1, 9, 9)];
+        let judged = judge(&acks.iter().collect::<Vec<_>>(), &standings(2));
+        let codes: Vec<_> =
+            judged.answers.iter().map(|it| it.as_ref().err().map(|error| error.code)).collect();
+        assert_eq!(codes, [Some(ErrorCode::NotAMember), Some(ErrorCode::InvalidArgument), None]);
+        assert_eq!(judged.cursors.len(), 1);
+    }
+
+    #[test]
+    fn what_was_read_was_delivered_and_an_empty_ack_is_refused() {
+        assert_eq!(ack(10, 1, 0, 4).delivered_sequence_number, 4);
+        let empty = ReceiptCommand { delivered_sequence_number: 0, ..ack(10, 1, 1, 0) };
+        assert_eq!(empty.checked().unwrap_err().code, ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn large_conversations_are_told_of_read_cursors_only() {
+        let cursor = |read| Cursor {
+            delivered_sequence_number: 9,
+            read_sequence_number: read,
+            traceparent: String::new(),
+        };
+        let members: Vec<_> = (0..100).map(Uuid::from_u128).collect();
+        let (small, large) = (Audience::new(&members[..5]), Audience::new(&members));
+        assert!(is_told(&small, &cursor(0), 0));
+        assert!(!is_told(&large, &cursor(0), 0));
+        assert!(is_told(&large, &cursor(7), 7));
+        assert!(!is_told(&large, &cursor(3), 7), "the read cursor was further already");
+    }
+}

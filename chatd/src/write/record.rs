@@ -1,0 +1,112 @@
+//! From an event to its outbox row: the value is the frame that sessions get, the headers are what
+//! only gateways need.
+
+use proto::Uuid;
+use proto::client::{
+    Event, ProfileUpdated, Receipt, ServerFrame, event::Kind, server_frame::Frame,
+};
+use proto::headers::{SCHEMA_VERSION_NOW, event_type};
+use proto::record::{Priority, RecordHeaders};
+use proto::{Message, topics};
+
+/// A row of the outbox, ready to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutboxRow {
+    pub(crate) topic: &'static str,
+    /// A conversation, or for profiles a user.
+    pub(crate) key: Uuid,
+    pub(crate) value: Vec<u8>,
+    pub(crate) headers: Vec<u8>,
+    pub(crate) created_at_us: u64,
+}
+
+/// Who gets an event, and with what urgency.
+pub(crate) struct Routing<'a> {
+    pub(crate) event_type: &'static str,
+    pub(crate) traceparent: &'a str,
+    pub(crate) priority: Priority,
+    /// 16 bytes a user, back to back.
+    pub(crate) recipients: &'a [u8],
+}
+
+pub(crate) fn outbox_row(
+    topic: &'static str,
+    key: Uuid,
+    event: Event,
+    routing: &Routing<'_>,
+) -> OutboxRow {
+    let headers = RecordHeaders {
+        event_type: routing.event_type.to_owned(),
+        schema_version: SCHEMA_VERSION_NOW,
+        created_at_us: event.created_at_us,
+        traceparent: routing.traceparent.to_owned(),
+        priority: routing.priority.into(),
+        sequence_number: event.sequence_number,
+        recipients: routing.recipients.to_vec(),
+    };
+    let created_at_us = event.created_at_us;
+    let frame = ServerFrame { request_id: 0, frame: Some(Frame::Event(event)) };
+    OutboxRow {
+        topic,
+        key,
+        value: frame.encode_to_vec(),
+        headers: headers.encode_to_vec(),
+        created_at_us,
+    }
+}
+
+/// A cursor that moved.
+pub(crate) struct MovedReceipt<'a> {
+    pub(crate) conversation_id: Uuid,
+    pub(crate) user_id: Uuid,
+    pub(crate) device_id: Uuid,
+    pub(crate) delivered_sequence_number: u64,
+    pub(crate) read_sequence_number: u64,
+    pub(crate) traceparent: &'a str,
+    pub(crate) recipients: &'a [u8],
+}
+
+pub(crate) fn receipt(moved: &MovedReceipt<'_>, now_us: u64) -> OutboxRow {
+    let event = Event {
+        conversation_id: moved.conversation_id.as_bytes().to_vec(),
+        sequence_number: 0,
+        created_at_us: now_us,
+        sender_id: moved.user_id.as_bytes().to_vec(),
+        kind: Some(Kind::Receipt(Receipt {
+            user_id: moved.user_id.as_bytes().to_vec(),
+            device_id: moved.device_id.as_bytes().to_vec(),
+            delivered_sequence_number: moved.delivered_sequence_number,
+            read_sequence_number: moved.read_sequence_number,
+        })),
+    };
+    let routing = Routing {
+        event_type: event_type::RECEIPT,
+        traceparent: moved.traceparent,
+        priority: Priority::Normal,
+        recipients: moved.recipients,
+    };
+    outbox_row(topics::MESSAGE_ACKNOWLEDGED, moved.conversation_id, event, &routing)
+}
+
+pub(crate) fn profile_updated(
+    user_id: Uuid,
+    profile: ProfileUpdated,
+    traceparent: &str,
+    recipients: &[u8],
+    now_us: u64,
+) -> OutboxRow {
+    let event = Event {
+        conversation_id: Vec::new(),
+        sequence_number: 0,
+        created_at_us: now_us,
+        sender_id: user_id.as_bytes().to_vec(),
+        kind: Some(Kind::ProfileUpdated(profile)),
+    };
+    let routing = Routing {
+        event_type: event_type::PROFILE,
+        traceparent,
+        priority: Priority::Normal,
+        recipients,
+    };
+    outbox_row(topics::PROFILE_UPDATED, user_id, event, &routing)
+}

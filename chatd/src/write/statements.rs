@@ -1,0 +1,391 @@
+//! The engine's statements: each handles a whole batch, with arrays as parameters.
+//!
+//! Rows are locked in the order of their keys, conversations before receipts, by every writer of
+//! every chatd: so they cannot deadlock.
+
+use super::audience::Audience;
+use super::command::{Append, Appended};
+use super::plan::{EventRow, Known, MemberChange, Plan};
+use super::receipts::{Cursor, CursorKey};
+use super::record::OutboxRow;
+use crate::db::{Connection, Query, signed, unsigned};
+use postgres::Error;
+use proto::Uuid;
+use std::collections::{BTreeMap, HashMap};
+
+const LOCK_CONVERSATIONS: Query = Query {
+    name: "lock_conversations",
+    sql: "SELECT conversation_id, last_sequence_number, last_message_number, membership_version,
+                 created_by, last_event_at_us
+          FROM messaging.conversations WHERE conversation_id = ANY($1)
+          ORDER BY conversation_id FOR NO KEY UPDATE",
+};
+
+const READ_CONVERSATIONS: Query = Query {
+    name: "read_conversations",
+    sql: "SELECT conversation_id, last_sequence_number, membership_version
+          FROM messaging.conversations WHERE conversation_id = ANY($1)",
+};
+
+const MEMBERS: Query = Query {
+    name: "batch_members",
+    sql: "SELECT conversation_id, user_id FROM messaging.members
+          WHERE conversation_id = ANY($1) AND left_sequence_number IS NULL",
+};
+
+const KNOWN_KEYS: Query = Query {
+    name: "known_keys",
+    sql: "SELECT asked.ordinal, e.body_hash, e.kind, e.message_id, e.sequence_number,
+                 e.message_number, e.created_at_us
+          FROM unnest($1::uuid[], $2::uuid[], $3::text[])
+               WITH ORDINALITY AS asked (conversation_id, sender_id, key, ordinal)
+          JOIN messaging.events e ON e.conversation_id = asked.conversation_id
+               AND e.sender_id = asked.sender_id AND e.idempotency_key = asked.key",
+};
+
+const INSERT_CONVERSATIONS: Query = Query {
+    name: "insert_conversations",
+    sql: "INSERT INTO messaging.conversations (conversation_id, title, created_by, created_at_us,
+              last_sequence_number, last_message_number, membership_version, last_event_at_us)
+          SELECT id, title, created_by, at_us, sequence_number, message_number, version, at_us
+          FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[],
+                      $7::bigint[])
+               AS made (id, title, created_by, at_us, sequence_number, message_number, version)
+          ORDER BY id",
+};
+
+/// The old number is compared, so that a plan made of anything but the locked rows writes nothing.
+const UPDATE_CONVERSATIONS: Query = Query {
+    name: "update_conversations",
+    sql: "UPDATE messaging.conversations c
+          SET last_sequence_number = new.sequence_number, last_message_number = new.message_number,
+              membership_version = new.version, last_event_at_us = new.at_us,
+              title = COALESCE(new.title, c.title)
+          FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+                      $6::bigint[], $7::text[])
+               AS new (id, before, sequence_number, message_number, version, at_us, title)
+          WHERE c.conversation_id = new.id AND c.last_sequence_number = new.before",
+};
+
+const JOIN_MEMBERS: Query = Query {
+    name: "join_members",
+    sql: "INSERT INTO messaging.members AS m
+              (conversation_id, user_id, joined_sequence_number, left_sequence_number)
+          SELECT conversation_id, user_id, joined, left_at
+          FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[])
+               AS new (conversation_id, user_id, joined, left_at)
+          ORDER BY conversation_id, user_id
+          ON CONFLICT (conversation_id, user_id) DO UPDATE
+          SET joined_sequence_number = excluded.joined_sequence_number,
+              left_sequence_number = excluded.left_sequence_number",
+};
+
+const LEAVE_MEMBERS: Query = Query {
+    name: "leave_members",
+    sql: "UPDATE messaging.members m SET left_sequence_number = new.left_at
+          FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
+               AS new (conversation_id, user_id, left_at)
+          WHERE m.conversation_id = new.conversation_id AND m.user_id = new.user_id",
+};
+
+const INSERT_EVENTS: Query = Query {
+    name: "insert_events",
+    sql: "INSERT INTO messaging.events (conversation_id, sequence_number, kind, message_id,
+              message_number, sender_id, sender_device_id, idempotency_key, body_hash, text,
+              details, created_at_us)
+          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::uuid[], $5::bigint[],
+              $6::uuid[], $7::uuid[], $8::text[], $9::bytea[], $10::text[], $11::bytea[],
+              $12::bigint[])",
+};
+
+/// Ids are given in the order of the arrays, which is the order to publish in.
+const INSERT_OUTBOX: Query = Query {
+    name: "insert_outbox",
+    sql: "INSERT INTO messaging.outbox (shard, topic, key, value, headers, created_at_us)
+          SELECT shard, topic, key, value, headers, created_at_us
+          FROM unnest($1::smallint[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[],
+                      $6::bigint[])
+               WITH ORDINALITY
+               AS new (shard, topic, key, value, headers, created_at_us, ordinal)
+          ORDER BY ordinal",
+};
+
+const UPSERT_RECEIPTS: Query = Query {
+    name: "upsert_receipts",
+    sql: "INSERT INTO messaging.receipts AS r (conversation_id, user_id, device_id,
+              delivered_sequence_number, read_sequence_number, updated_at_us)
+          SELECT conversation_id, user_id, device_id, delivered, read, $6
+          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[])
+               AS new (conversation_id, user_id, device_id, delivered, read)
+          ORDER BY conversation_id, user_id, device_id
+          ON CONFLICT (conversation_id, user_id, device_id) DO UPDATE
+          SET delivered_sequence_number =
+                  GREATEST(r.delivered_sequence_number, excluded.delivered_sequence_number),
+              read_sequence_number =
+                  GREATEST(r.read_sequence_number, excluded.read_sequence_number),
+              updated_at_us = excluded.updated_at_us
+          WHERE excluded.delivered_sequence_number > r.delivered_sequence_number
+             OR excluded.read_sequence_number > r.read_sequence_number
+          RETURNING r.conversation_id, r.user_id, r.device_id, r.delivered_sequence_number,
+              r.read_sequence_number",
+};
+
+/// Wakes the relay. After the commit, not in it: a notifying commit holds a lock of the whole
+/// cluster while it waits for the disk, and so would make writers wait for each other.
+pub(crate) const NOTIFY: &str = "NOTIFY realchat_outbox";
+
+/// A locked conversation, its audience aside.
+pub(super) struct LockedRow {
+    pub(super) conversation_id: Uuid,
+    pub(super) last_sequence_number: u64,
+    pub(super) last_message_number: u64,
+    pub(super) membership_version: u64,
+    pub(super) created_by: Uuid,
+    pub(super) last_event_at_us: u64,
+}
+
+pub(super) fn lock(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<LockedRow>, Error> {
+    let rows = connection.rows(&LOCK_CONVERSATIONS, &[&ids])?;
+    let row = |row: postgres::Row| LockedRow {
+        conversation_id: row.get(0),
+        last_sequence_number: unsigned(row.get(1)),
+        last_message_number: unsigned(row.get(2)),
+        membership_version: unsigned(row.get(3)),
+        created_by: row.get(4),
+        last_event_at_us: unsigned(row.get(5)),
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// Conversation, last sequence number, membership version; without a lock.
+pub(super) fn read(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<Vec<(Uuid, u64, u64)>, Error> {
+    let rows = connection.rows(&READ_CONVERSATIONS, &[&ids])?;
+    let row = |row: &postgres::Row| (row.get(0), unsigned(row.get(1)), unsigned(row.get(2)));
+    Ok(rows.iter().map(row).collect())
+}
+
+pub(super) fn audiences(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Audience>, Error> {
+    let mut members: HashMap<Uuid, Vec<Uuid>> = ids.iter().map(|id| (*id, Vec::new())).collect();
+    for row in connection.rows(&MEMBERS, &[&ids])? {
+        members.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    Ok(members.into_iter().map(|(id, members)| (id, Audience::new(&members))).collect())
+}
+
+/// The first answers of keys that were used before, by index in `appends`.
+pub(super) fn known_keys(
+    connection: &mut Connection,
+    appends: &[&Append],
+) -> Result<HashMap<usize, Known>, Error> {
+    let conversations: Vec<_> = appends.iter().map(|it| it.conversation_id).collect();
+    let senders: Vec<_> = appends.iter().map(|it| it.sender_id).collect();
+    let keys: Vec<_> = appends.iter().map(|it| it.key.as_str()).collect();
+    let rows = connection.rows(&KNOWN_KEYS, &[&conversations, &senders, &keys])?;
+    let known = rows.iter().map(|row| {
+        // Ordinals count from 1.
+        let index = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).saturating_sub(1);
+        let answer = Appended {
+            message_id: row.get(3),
+            sequence_number: unsigned(row.get(4)),
+            message_number: unsigned(row.get(5)),
+            created_at_us: unsigned(row.get(6)),
+            repeated: true,
+        };
+        (index, Known { body_hash: row.get(1), answer })
+    });
+    Ok(known.collect())
+}
+
+/// Writes a plan's conversations and members. Returns whether every conversation was as planned.
+pub(super) fn write_conversations(
+    connection: &mut Connection,
+    plan: &Plan<'_>,
+) -> Result<bool, Error> {
+    let (made, changed): (Vec<_>, Vec<_>) =
+        plan.conversations.iter().partition(|(_, row)| row.before_sequence_number.is_none());
+    if !made.is_empty() {
+        let ids: Vec<Uuid> = made.iter().map(|(id, _)| **id).collect();
+        let titles: Vec<&str> = made.iter().map(|(_, row)| row.title.unwrap_or("")).collect();
+        let creators: Vec<Uuid> = made.iter().map(|(_, row)| row.after.created_by).collect();
+        let column = |value: fn(&super::plan::Locked) -> u64| -> Vec<i64> {
+            made.iter().map(|(_, row)| signed(value(&row.after))).collect()
+        };
+        connection.execute(
+            &INSERT_CONVERSATIONS,
+            &[
+                &ids,
+                &titles,
+                &creators,
+                &column(|it| it.last_event_at_us),
+                &column(|it| it.last_sequence_number),
+                &column(|it| it.last_message_number),
+                &column(|it| it.membership_version),
+            ],
+        )?;
+    }
+    if changed.is_empty() {
+        return Ok(true);
+    }
+    let ids: Vec<Uuid> = changed.iter().map(|(id, _)| **id).collect();
+    let before: Vec<i64> = changed
+        .iter()
+        .map(|(_, row)| signed(row.before_sequence_number.unwrap_or_default()))
+        .collect();
+    let titles: Vec<Option<&str>> = changed.iter().map(|(_, row)| row.title).collect();
+    let column = |value: fn(&super::plan::Locked) -> u64| -> Vec<i64> {
+        changed.iter().map(|(_, row)| signed(value(&row.after))).collect()
+    };
+    let updated = connection.execute(
+        &UPDATE_CONVERSATIONS,
+        &[
+            &ids,
+            &before,
+            &column(|it| it.last_sequence_number),
+            &column(|it| it.last_message_number),
+            &column(|it| it.membership_version),
+            &column(|it| it.last_event_at_us),
+            &titles,
+        ],
+    )?;
+    Ok(updated == changed.len() as u64)
+}
+
+pub(super) fn write_members(
+    connection: &mut Connection,
+    members: &BTreeMap<(Uuid, Uuid), MemberChange>,
+) -> Result<(), Error> {
+    let columns = |joins: bool| {
+        let some =
+            members.iter().filter(move |(_, it)| it.joined_sequence_number.is_some() == joins);
+        let (mut conversations, mut users) = (Vec::new(), Vec::new());
+        let (mut joined, mut left) = (Vec::new(), Vec::new());
+        for ((conversation_id, user_id), change) in some {
+            conversations.push(*conversation_id);
+            users.push(*user_id);
+            joined.push(change.joined_sequence_number.map(signed));
+            left.push(change.left_sequence_number.map(signed));
+        }
+        (conversations, users, joined, left)
+    };
+    let (conversations, users, joined, left) = columns(true);
+    if !users.is_empty() {
+        connection.execute(&JOIN_MEMBERS, &[&conversations, &users, &joined, &left])?;
+    }
+    let (conversations, users, _, left) = columns(false);
+    if !users.is_empty() {
+        connection.execute(&LEAVE_MEMBERS, &[&conversations, &users, &left])?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_events(
+    connection: &mut Connection,
+    events: &[EventRow<'_>],
+) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    macro_rules! column {
+        ($event:ident => $value:expr) => {
+            &events.iter().map(|$event| $value).collect::<Vec<_>>()
+        };
+    }
+    connection.execute(
+        &INSERT_EVENTS,
+        &[
+            column!(it => it.append.conversation_id),
+            column!(it => signed(it.sequence_number)),
+            column!(it => it.kind),
+            column!(it => it.message_id),
+            column!(it => signed(it.message_number)),
+            column!(it => it.append.sender_id),
+            column!(it => it.append.device_id),
+            column!(it => it.append.key.as_str()),
+            column!(it => it.append.body_hash.as_slice()),
+            column!(it => it.text),
+            column!(it => it.details.as_deref()),
+            column!(it => signed(it.created_at_us)),
+        ],
+    )?;
+    Ok(())
+}
+
+/// The outbox's columns: shard, topic, key, value, headers, time.
+#[derive(Default)]
+pub(crate) struct OutboxColumns<'a> {
+    shards: Vec<i16>,
+    topics: Vec<&'static str>,
+    keys: Vec<&'a [u8]>,
+    values: Vec<&'a [u8]>,
+    headers: Vec<&'a [u8]>,
+    times: Vec<i64>,
+}
+
+pub(crate) fn outbox_columns<'a>(
+    rows: impl IntoIterator<Item = &'a OutboxRow>,
+) -> OutboxColumns<'a> {
+    let mut columns = OutboxColumns::default();
+    for row in rows {
+        // Shards are few.
+        columns.shards.push(i16::try_from(proto::id::outbox_shard(&row.key)).unwrap_or_default());
+        columns.topics.push(row.topic);
+        columns.keys.push(row.key.as_bytes());
+        columns.values.push(&row.value);
+        columns.headers.push(&row.headers);
+        columns.times.push(signed(row.created_at_us));
+    }
+    columns
+}
+
+impl OutboxColumns<'_> {
+    /// Inserts them, if there are any.
+    pub(crate) fn insert(&self, connection: &mut Connection) -> Result<(), Error> {
+        if self.shards.is_empty() {
+            return Ok(());
+        }
+        connection.execute(
+            &INSERT_OUTBOX,
+            &[&self.shards, &self.topics, &self.keys, &self.values, &self.headers, &self.times],
+        )?;
+        Ok(())
+    }
+}
+
+/// A cursor that moved forward, as it is stored now.
+pub(super) struct Moved {
+    pub(super) key: CursorKey,
+    pub(super) delivered_sequence_number: u64,
+    pub(super) read_sequence_number: u64,
+}
+
+pub(super) fn write_receipts(
+    connection: &mut Connection,
+    cursors: &BTreeMap<CursorKey, Cursor>,
+    now_us: u64,
+) -> Result<Vec<Moved>, Error> {
+    if cursors.is_empty() {
+        return Ok(Vec::new());
+    }
+    let conversations: Vec<Uuid> = cursors.keys().map(|key| key.0).collect();
+    let users: Vec<Uuid> = cursors.keys().map(|key| key.1).collect();
+    let devices: Vec<Uuid> = cursors.keys().map(|key| key.2).collect();
+    let delivered: Vec<i64> =
+        cursors.values().map(|it| signed(it.delivered_sequence_number)).collect();
+    let read: Vec<i64> = cursors.values().map(|it| signed(it.read_sequence_number)).collect();
+    let rows = connection.rows(
+        &UPSERT_RECEIPTS,
+        &[&conversations, &users, &devices, &delivered, &read, &signed(now_us)],
+    )?;
+    let moved = |row: &postgres::Row| Moved {
+        key: (row.get(0), row.get(1), row.get(2)),
+        delivered_sequence_number: unsigned(row.get(3)),
+        read_sequence_number: unsigned(row.get(4)),
+    };
+    Ok(rows.iter().map(moved).collect())
+}

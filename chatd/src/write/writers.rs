@@ -1,0 +1,272 @@
+//! The writer threads: each takes what waits in its queue, commits it, and only then answers.
+
+use super::command::{Append, Appended, ReceiptCommand};
+use super::engine::{CommitError, Engine, Outcome};
+use crate::db::Settings;
+use crate::failure::Failure;
+use crate::limits::{COMMIT_BACKOFF_MS_MAX, COMMIT_BACKOFF_MS_MIN, UNIQUE_ATTEMPTS_MAX};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
+use proto::Uuid;
+use proto::error::ErrorCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What is done with an outcome; it must not block.
+pub(crate) type Answer<T> = Box<dyn FnOnce(Result<T, Failure>) + Send>;
+
+/// A checked request and the way back.
+pub(crate) enum Command {
+    Append(Append, Answer<Appended>),
+    Receipt(ReceiptCommand, Answer<()>),
+}
+
+impl Command {
+    fn conversation_id(&self) -> &Uuid {
+        match self {
+            Self::Append(append, _) => &append.conversation_id,
+            Self::Receipt(receipt, _) => &receipt.conversation_id,
+        }
+    }
+
+    fn refuse(self, failure: Failure) {
+        match self {
+            Self::Append(_, answer) => answer(Err(failure)),
+            Self::Receipt(_, answer) => answer(Err(failure)),
+        }
+    }
+}
+
+struct Work {
+    command: Command,
+    deadline: Instant,
+}
+
+/// How the writers are set up.
+pub(crate) struct WritersSettings {
+    pub(crate) count: usize,
+    pub(crate) batch_max: usize,
+    pub(crate) queue_max: usize,
+    /// How long a batch is tried again before its requests are answered as unavailable.
+    pub(crate) retry: Duration,
+}
+
+/// The writers' queues.
+pub(crate) struct Writers {
+    queues: Vec<Sender<Work>>,
+    stop: Mutex<Option<Sender<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Writers {
+    pub(crate) fn start(db: &Settings, settings: &WritersSettings) -> std::io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let (mut queues, mut threads) = (Vec::new(), Vec::new());
+        for number in 1..=settings.count {
+            let (queue, waiting) = bounded(settings.queue_max);
+            let writer = Writer {
+                engine: Engine::new(db.clone()),
+                waiting,
+                stopped: stopped.clone(),
+                batch_max: settings.batch_max,
+                retry: settings.retry,
+                metrics: db.metrics().clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("writer-{number}"));
+            threads.push(thread.spawn(move || writer.run())?);
+            queues.push(queue);
+        }
+        Ok(Self { queues, stop: Mutex::new(Some(stop)), threads: Mutex::new(threads) })
+    }
+
+    /// Queues a command with the writer of its conversation, or answers at once why not.
+    pub(crate) fn submit(&self, command: Command, deadline: Instant) {
+        // The last bytes of a UUID are random in every version that is in use.
+        let (_, low) = command.conversation_id().as_u64_pair();
+        let index = usize::try_from(low % self.queues.len() as u64).unwrap_or(0);
+        match self.queues[index].try_send(Work { command, deadline }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(work)) => work.command.refuse(Failure::overloaded("write")),
+            Err(TrySendError::Disconnected(work)) => work.command.refuse(Failure::stopping()),
+        }
+    }
+
+    /// Submits an append and waits for its outcome, for threads that may wait.
+    pub(crate) fn append(&self, append: Append, deadline: Instant) -> Result<Appended, Failure> {
+        let (sender, receiver) = bounded(1);
+        let answer: Answer<Appended> = Box::new(move |outcome| {
+            // The one who asked may have stopped waiting.
+            let _ = sender.send(outcome);
+        });
+        self.submit(Command::Append(append, answer), deadline);
+        match receiver.recv_deadline(deadline) {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::new(
+                ErrorCode::DeadlineExceeded,
+                "no answer within the deadline; what was asked may or may not have been done",
+            )),
+        }
+    }
+
+    /// Requests that wait, over all writers.
+    pub(crate) fn depth(&self) -> usize {
+        self.queues.iter().map(Sender::len).sum()
+    }
+
+    /// Commits and answers what is queued; more that is submitted meanwhile may go unanswered.
+    pub(crate) fn stop(&self) {
+        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    engine: Engine,
+    waiting: Receiver<Work>,
+    stopped: Receiver<()>,
+    batch_max: usize,
+    retry: Duration,
+    metrics: crate::metrics::ChatdMetrics,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let first = select_biased! {
+                recv(self.waiting) -> work => work.ok(),
+                recv(self.stopped) -> _ => None,
+            };
+            let Some(first) = first else { return };
+            let mut batch = Vec::with_capacity(self.batch_max.min(self.waiting.len() + 1));
+            batch.push(first);
+            batch.extend(self.waiting.try_iter().take(self.batch_max - 1));
+            let start = Instant::now();
+            let fresh = self.refuse_expired(batch, &Failure::expired());
+            if fresh.is_empty() {
+                continue;
+            }
+            self.metrics.write_batch_size.observe(fresh.len() as f64);
+            self.process(fresh, start);
+            self.metrics.write_commit_latency.observe(start.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Commits a batch, tries again, and splits it if something in it cannot be committed.
+    fn process(&mut self, mut batch: Vec<Work>, start: Instant) {
+        let mut backoff_ms = COMMIT_BACKOFF_MS_MIN;
+        let mut unique_attempts = 0;
+        loop {
+            let (reason, is_data) = match self.commit(&batch) {
+                Ok(outcome) => return answer(batch, outcome, &self.metrics),
+                Err(CommitError::Temporary(reason)) => (reason, false),
+                Err(CommitError::Unique(reason)) => {
+                    unique_attempts += 1;
+                    (reason, unique_attempts >= UNIQUE_ATTEMPTS_MAX)
+                }
+                Err(CommitError::Data(reason)) => (reason, true),
+            };
+            self.metrics.write_retries.inc();
+            if is_data {
+                return self.split(batch, start, &reason);
+            }
+            tracing::warn!(reason, requests = batch.len(), "a batch was not committed");
+            if start.elapsed() >= self.retry {
+                return self.give_up(batch);
+            }
+            std::thread::sleep(Duration::from_millis(backoff_ms + fastrand::u64(..=backoff_ms)));
+            backoff_ms = (backoff_ms * 2).min(COMMIT_BACKOFF_MS_MAX);
+            batch = self.refuse_expired(batch, &in_doubt());
+            if batch.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: &[Work]) -> Result<Outcome, CommitError> {
+        let (mut appends, mut receipts) = (Vec::with_capacity(batch.len()), Vec::new());
+        for work in batch {
+            match &work.command {
+                Command::Append(append, _) => appends.push(append),
+                Command::Receipt(receipt, _) => receipts.push(receipt),
+            }
+        }
+        self.engine.commit(&appends, &receipts)
+    }
+
+    /// Halves the batch until what cannot be committed stands alone.
+    fn split(&mut self, mut batch: Vec<Work>, start: Instant, reason: &str) {
+        if batch.len() > 1 {
+            let rest = batch.split_off(batch.len() / 2);
+            self.process(batch, start);
+            return self.process(rest, start);
+        }
+        for work in batch {
+            let conversation_id = work.command.conversation_id();
+            tracing::error!(%conversation_id, reason, error_code = "internal", "a request failed");
+            self.refuse(work, Failure::new(ErrorCode::Internal, "the request could not be done"));
+        }
+    }
+
+    /// PostgreSQL is away for longer than a batch waits: neither it nor what waits behind it may
+    /// be held until every deadline has passed.
+    fn give_up(&mut self, batch: Vec<Work>) {
+        let waiting: Vec<_> = self.waiting.try_iter().take(self.waiting.len()).collect();
+        for work in batch.into_iter().chain(waiting) {
+            self.refuse(work, in_doubt());
+        }
+    }
+
+    fn refuse_expired(&self, batch: Vec<Work>, failure: &Failure) -> Vec<Work> {
+        let now = Instant::now();
+        let (fresh, expired): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|work| work.deadline > now);
+        for work in expired {
+            self.refuse(work, failure.clone());
+        }
+        fresh
+    }
+
+    fn refuse(&self, work: Work, failure: Failure) {
+        self.metrics.error(failure.code);
+        work.command.refuse(failure);
+    }
+}
+
+fn in_doubt() -> Failure {
+    Failure::unavailable(
+        "the database does not answer; the request may or may not have been done: send it again \
+         with the same idempotency_key",
+    )
+}
+
+/// After the commit: tells everybody.
+fn answer(batch: Vec<Work>, outcome: Outcome, metrics: &crate::metrics::ChatdMetrics) {
+    let mut appended = outcome.appended.into_iter();
+    let mut receipts = outcome.receipts.into_iter();
+    for work in batch {
+        match work.command {
+            Command::Append(_, answer) => {
+                if let Some(outcome) = appended.next() {
+                    count(metrics, &outcome);
+                    answer(outcome);
+                }
+            }
+            Command::Receipt(_, answer) => {
+                if let Some(outcome) = receipts.next() {
+                    count(metrics, &outcome);
+                    answer(outcome);
+                }
+            }
+        }
+    }
+}
+
+fn count<T>(metrics: &crate::metrics::ChatdMetrics, outcome: &Result<T, Failure>) {
+    if let Err(failure) = outcome {
+        metrics.error(failure.code);
+    }
+}

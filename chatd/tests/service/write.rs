@@ -1,0 +1,241 @@
+//! The write engine against a real PostgreSQL: keys, order, neighbours, crashes of connections.
+
+use crate::support::{Chatd, Database, PATIENCE, Person};
+use proto::Uuid;
+use proto::client::Sent;
+use proto::link::response::Response;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+/// The numbers in a conversation's log, as the database has them.
+fn log(database: &Database, conversation_id: Uuid) -> Vec<i64> {
+    let query = "SELECT sequence_number FROM messaging.events WHERE conversation_id = $1
+                 ORDER BY sequence_number";
+    let rows = database.owner().query(query, &[&conversation_id]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+fn assert_no_hole(database: &Database, conversation_id: Uuid) -> usize {
+    let log = log(database, conversation_id);
+    let expected: Vec<i64> = (1..).take(log.len()).collect();
+    assert_eq!(log, expected);
+    let query = "SELECT last_sequence_number, last_message_number FROM messaging.conversations
+                 WHERE conversation_id = $1";
+    let row = database.owner().query_one(query, &[&conversation_id]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), log.len() as i64);
+    let query = "SELECT count(*), max(message_number) FROM messaging.events
+                 WHERE conversation_id = $1 AND kind = 1";
+    let messages = database.owner().query_one(query, &[&conversation_id]).unwrap();
+    assert_eq!(messages.get::<_, i64>(0), row.get::<_, i64>(1));
+    // Every event is in the outbox, in order of id.
+    let query = "SELECT headers FROM messaging.outbox
+                 WHERE key = $1 AND topic = 'chat.message.created.v1' ORDER BY id";
+    let rows = database.owner().query(query, &[&conversation_id.as_bytes().as_slice()]).unwrap();
+    let published: Vec<i64> = rows
+        .iter()
+        .map(|row| {
+            let headers: &[u8] = row.get(0);
+            let headers: proto::record::RecordHeaders = proto::Message::decode(headers).unwrap();
+            headers.sequence_number as i64
+        })
+        .collect();
+    assert_eq!(published, expected);
+    log.len()
+}
+
+#[test]
+fn one_key_is_one_message_however_concurrently_it_is_sent() {
+    let database = Database::new();
+    let (one, two) = (Chatd::start(&database), Chatd::start(&database));
+    let alice = Person::register(&one, "alice");
+    let conversation_id = alice.create(&one, &[]);
+    for round in 0..20 {
+        let key = format!("round-{round}");
+        let sents: Vec<Sent> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|thread| {
+                    let chatd = if thread % 2 == 0 { &one } else { &two };
+                    let (alice, key) = (&alice, &key);
+                    scope.spawn(move || alice.send(chatd, conversation_id, key, "hi").unwrap())
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let ids: HashSet<_> = sents.iter().map(|it| (&it.message_id, it.sequence_number)).collect();
+        assert_eq!(ids.len(), 1, "{sents:?}");
+        assert_eq!(sents.iter().filter(|it| !it.repeated).count(), 1, "one was the first");
+        let conflict = alice.send(&two, conversation_id, &key, "ho").unwrap_err();
+        assert_eq!(conflict.code, "idempotency_key_conflict");
+    }
+    assert_eq!(assert_no_hole(&database, conversation_id), 21);
+}
+
+#[test]
+fn one_creation_key_is_one_conversation() {
+    let database = Database::new();
+    let (one, two) = (Chatd::start(&database), Chatd::start(&database));
+    let alice = Person::register(&one, "alice");
+    let body = json!({ "title": "Team", "idempotency_key": "k" });
+    let ids: HashSet<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                let chatd = if thread % 2 == 0 { &one } else { &two };
+                let (alice, body) = (&alice, body.clone());
+                scope.spawn(move || alice.done(chatd, "POST", "/v1/conversations", body))
+            })
+            .collect();
+        let bodies = threads.into_iter().map(|thread| thread.join().unwrap());
+        bodies.map(|it| crate::support::people::text(&it["conversation_id"])).collect()
+    });
+    assert_eq!(ids.len(), 1);
+    let other = json!({ "title": "Other", "idempotency_key": "k" });
+    let (status, body) = alice.call(&one, "POST", "/v1/conversations", other);
+    assert_eq!((status, &body["code"]), (409, &"idempotency_key_conflict".into()));
+}
+
+#[test]
+fn bad_requests_get_their_own_errors_and_leave_no_hole() {
+    let database = Database::new();
+    let chatds = [Chatd::start(&database), Chatd::start(&database)];
+    let people: Vec<_> =
+        ["alice", "bob", "carol"].iter().map(|name| Person::register(&chatds[0], name)).collect();
+    let stranger = Person::register(&chatds[0], "mallory");
+    let conversations: Vec<Uuid> =
+        (0..3).map(|_| people[0].create(&chatds[0], &[&people[1], &people[2]])).collect();
+    let mut pending = Vec::new();
+    for number in 0..3_000_usize {
+        let chatd = &chatds[number % 2];
+        let person = &people[number % 3];
+        let conversation_id = conversations[number / 7 % 3];
+        let key = format!("{}-{number}", person.name);
+        let submit = |key: &str, text: &str| person.submit(chatd, conversation_id, key, text);
+        let (receiver, expected) = match number % 10 {
+            3 => (submit(&key, "a\0b"), Some("invalid_argument")),
+            5 => (submit("", "hi"), Some("idempotency_key_missing")),
+            7 => (stranger.submit(chatd, conversation_id, &key, "hi"), Some("not_a_member")),
+            9 => (person.submit(chatd, Uuid::from_u128(5), &key, "hi"), Some("not_a_member")),
+            1 => (submit(&key, &"x".repeat(17_000)), Some("message_too_long")),
+            _ => (submit(&key, &"text ".repeat(number % 50 + 1)), None),
+        };
+        pending.push((receiver, expected));
+    }
+    for (receiver, expected) in pending {
+        match (receiver.recv_timeout(PATIENCE).unwrap().unwrap(), expected) {
+            (Response::Sent(_), None) => {}
+            (Response::Error(error), Some(code)) => assert_eq!(error.code, code),
+            (other, expected) => panic!("{other:?} instead of {expected:?}"),
+        }
+    }
+    let events: usize = conversations.iter().map(|id| assert_no_hole(&database, *id)).sum();
+    assert_eq!(events, 1_500 + 3);
+}
+
+#[test]
+fn connections_that_are_cut_lose_and_double_nothing() {
+    let database = Database::new();
+    let chatd = Chatd::start_with(&database, &[("writers.retry_ms", "20000")]);
+    let alice = Person::register(&chatd, "alice");
+    let conversation_id = alice.create(&chatd, &[]);
+    let mut superuser = database.superuser();
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE usename = 'realchat' AND datname = current_database()";
+    let mut acked = Vec::new();
+    for round in 0..30 {
+        let pending: Vec<_> = (0..40)
+            .map(|number| alice.submit(&chatd, conversation_id, &format!("{round}-{number}"), "hi"))
+            .collect();
+        superuser.query(cut, &[]).unwrap();
+        for receiver in pending {
+            match receiver.recv_timeout(PATIENCE).unwrap().unwrap() {
+                Response::Sent(sent) => acked.push((sent.sequence_number, sent.message_id)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(acked.iter().collect::<HashSet<_>>().len(), 1_200);
+    assert_eq!(assert_no_hole(&database, conversation_id), 1_201);
+}
+
+#[test]
+fn a_queue_that_is_full_says_so() {
+    let database = Database::new();
+    let settings = [("writers.count", "1"), ("writers.queue_max", "8"), ("writers.batch_max", "4")];
+    let chatd = Chatd::start_with(&database, &settings);
+    let alice = Person::register(&chatd, "alice");
+    let conversation_id = alice.create(&chatd, &[]);
+    // While another transaction holds the conversation, its writer waits.
+    let mut owner = database.owner();
+    let mut transaction = owner.transaction().unwrap();
+    let lock = "SELECT FROM messaging.conversations WHERE conversation_id = $1 FOR UPDATE";
+    transaction.query(lock, &[&conversation_id]).unwrap();
+    let pending: Vec<_> = (0..40)
+        .map(|number| alice.submit(&chatd, conversation_id, &number.to_string(), "hi"))
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    transaction.commit().unwrap();
+    let answers: Vec<_> =
+        pending.iter().map(|it| it.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
+    let refused: Vec<_> = answers
+        .iter()
+        .filter_map(|it| match it {
+            Response::Error(error) => Some(error),
+            _ => None,
+        })
+        .collect();
+    assert!((20..=32).contains(&refused.len()), "{}", refused.len());
+    assert!(refused.iter().all(|it| it.code == "overloaded" && it.retryable));
+    assert!(refused.iter().all(|it| it.retry_after_ms > 0));
+    assert_eq!(assert_no_hole(&database, conversation_id), 41 - refused.len());
+}
+
+#[test]
+fn a_stopping_chatd_finishes_what_it_took() {
+    let database = Database::new();
+    let mut chatd = Chatd::start(&database);
+    let alice = Person::register(&chatd, "alice");
+    let conversation_id = alice.create(&chatd, &[]);
+    let pending: Vec<_> = (0..2_000)
+        .map(|number| alice.submit(&chatd, conversation_id, &number.to_string(), "hi"))
+        .collect();
+    assert_eq!(chatd.terminate().code(), Some(0));
+    let sent = |it: &crossbeam_channel::Receiver<crate::support::chatd::Outcome>| {
+        matches!(it.recv_timeout(PATIENCE), Ok(Ok(Response::Sent(_))))
+    };
+    let acked = pending.iter().filter(|it| sent(it)).count();
+    assert!(assert_no_hole(&database, conversation_id) > acked, "what was acked is there");
+}
+
+#[test]
+fn receipts_only_move_forward_and_are_told_once() {
+    let database = Database::new();
+    let chatd = Chatd::start(&database);
+    let (alice, bob) = (Person::register(&chatd, "alice"), Person::register(&chatd, "bob"));
+    let mallory = Person::register(&chatd, "mallory");
+    let conversation_id = alice.create(&chatd, &[&bob]);
+    for number in 0..5 {
+        alice.send(&chatd, conversation_id, &number.to_string(), "hi").unwrap();
+    }
+    bob.ack(&chatd, conversation_id, 4, 2).unwrap();
+    bob.ack(&chatd, conversation_id, 3, 1).unwrap();
+    bob.ack(&chatd, conversation_id, 4, 2).unwrap();
+    bob.ack(&chatd, conversation_id, 0, 6).unwrap();
+    assert_eq!(bob.ack(&chatd, conversation_id, 7, 0).unwrap_err().code, "invalid_argument");
+    assert_eq!(mallory.ack(&chatd, conversation_id, 1, 0).unwrap_err().code, "not_a_member");
+    let target = format!("/v1/conversations/{conversation_id}/receipts");
+    let receipts = alice.get(&chatd, &target);
+    assert_eq!(
+        receipts["receipts"],
+        json!([{
+            "user_id": bob.user_id, "device_id": bob.device_id,
+            "delivered_sequence_number": 6, "read_sequence_number": 6,
+        }])
+    );
+    let query =
+        "SELECT count(*) FROM messaging.outbox WHERE topic = 'chat.message.acknowledged.v1'";
+    let count: i64 = database.owner().query_one(query, &[]).unwrap().get(0);
+    assert_eq!(count, 2, "only what moved was published");
+    assert_eq!(bob.get(&chatd, "/v1/conversations")["conversations"][0]["unread_count"], 0);
+    let list = alice.get(&chatd, "/v1/conversations");
+    assert_eq!(list["conversations"][0]["last_message"]["text"], Value::from("hi"));
+    assert_eq!(list["conversations"][0]["unread_count"], 5);
+}
