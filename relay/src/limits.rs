@@ -1,0 +1,57 @@
+//! Every limit of the relay that is not configuration, with its unit.
+
+use proto::limits::RECORD_VALUE_BYTES_MAX;
+
+/// Values and headers that one worker reads and publishes at once.
+pub(crate) const WAVE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// One record on Kafka: value, key and headers. Kafka's own default for a batch is 1,048,588.
+pub(crate) const RECORD_BYTES_MAX: usize = 1_000_000;
+/// One dead letter: whatever did not fit must fit here.
+pub(crate) const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Tries of a record that cannot be published, before it becomes a dead letter.
+pub(crate) const ATTEMPTS_MAX: i32 = 10;
+/// Waits between those tries; they double from the first to the second.
+pub(crate) const RETRY_MS_MIN: u64 = 50;
+pub(crate) const RETRY_MS_MAX: u64 = 10_000;
+/// Keys of one worker that are published one record at a time because one of theirs was refused.
+pub(crate) const SUSPECTS_MAX: usize = 1_024;
+/// Time that a worker spends on suspects before it turns to the others again.
+pub(crate) const SUSPECTS_MS_MAX: u64 = 100;
+/// Waits between attempts to connect to PostgreSQL.
+pub(crate) const POSTGRES_BACKOFF_MS_MIN: u64 = 50;
+pub(crate) const POSTGRES_BACKOFF_MS_MAX: u64 = 1_000;
+/// One attempt to connect to PostgreSQL.
+pub(crate) const POSTGRES_CONNECT_MS_MAX: u64 = 2_000;
+/// A statement that takes longer is given up.
+pub(crate) const STATEMENT_MS_MAX: u64 = 10_000;
+/// Sent data that PostgreSQL's host does not acknowledge for so long ends the connection.
+pub(crate) const POSTGRES_UNACKNOWLEDGED_MS_MAX: u64 = 5_000;
+/// How often the broker is asked whether it is there, and how long the answer may take.
+pub(crate) const BROKER_WATCH_MS: u64 = 1_000;
+pub(crate) const BROKER_PROBE_MS_MAX: u64 = 1_000;
+/// How long the creation of topics may take before it is tried again.
+pub(crate) const TOPICS_MS_MAX: u64 = 10_000;
+/// How long a purged producer may take to give its messages back.
+pub(crate) const PURGE_MS_MAX: u64 = 1_000;
+/// How long the listener waits for a notification before it looks at its connection.
+pub(crate) const LISTEN_MS_MAX: u64 = 1_000;
+/// How long a stopping relay waits for its waves before it goes without releasing its leases.
+pub(crate) const STOP_MS_MAX: u64 = 5_000;
+
+/// Parts of the lease, in percent of `relay.lease_ms`, that keep a relay from publishing after its
+/// lease was taken, see [`crate::publisher`].
+///
+/// The lease is renewed after so long.
+pub(crate) const RENEW_PERCENT: u64 = 25;
+/// A wave that is not acknowledged after so long is taken back.
+pub(crate) const WAVE_PERCENT: u64 = 35;
+/// Kafka's client drops a message that it could not send for so long.
+pub(crate) const MESSAGE_PERCENT: u64 = 50;
+/// A wave is begun only if the lease holds for at least so long.
+pub(crate) const BEGIN_PERCENT: u64 = 55;
+
+const _: () = assert!(RECORD_VALUE_BYTES_MAX + 20 * 1024 < RECORD_BYTES_MAX);
+const _: () = assert!(RECORD_BYTES_MAX * 2 < DEAD_LETTER_BYTES_MAX);
+const _: () = assert!(WAVE_PERCENT < MESSAGE_PERCENT && MESSAGE_PERCENT < BEGIN_PERCENT);
+const _: () = assert!(BEGIN_PERCENT + RENEW_PERCENT < 100);
+const _: () = assert!(RETRY_MS_MIN < RETRY_MS_MAX);

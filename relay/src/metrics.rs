@@ -1,0 +1,85 @@
+//! The relay's metrics; each is named `realchat_relay_...`.
+
+use daemon::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Topic {
+    pub(crate) topic: String,
+}
+
+#[derive(Clone)]
+pub(crate) struct RelayMetrics {
+    /// From handing a wave to Kafka's client until all of it is acknowledged.
+    pub(crate) publish_latency_ms: Histogram,
+    /// From the row's creation until it is acknowledged.
+    pub(crate) outbox_age_ms: Histogram,
+    pub(crate) oldest_age_ms: Gauge,
+    /// The ledger's stage `relayed`: acknowledged by the broker and marked.
+    pub(crate) relayed: Family<Topic, Counter>,
+    /// Refused for good and kept in the topic's dead letters.
+    pub(crate) dead_lettered: Family<Topic, Counter>,
+    pub(crate) refused: Family<Topic, Counter>,
+    /// Waves that the broker did not acknowledge in time; their records go again.
+    pub(crate) stalls: Counter,
+    /// Acknowledged but not marked, because the lease was gone: they are published again.
+    pub(crate) unmarked: Counter,
+    pub(crate) shards_held: Gauge,
+}
+
+impl RelayMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let ms = || Histogram::new(exponential_buckets(0.25, 2.0, 20));
+        Self {
+            publish_latency_ms: metrics.register(
+                "kafka_publish_latency_ms",
+                "From handing a wave to Kafka's client until the broker acknowledged it",
+                ms(),
+            ),
+            outbox_age_ms: metrics.register(
+                "outbox_age_ms",
+                "Age of a record when the broker had acknowledged it",
+                ms(),
+            ),
+            oldest_age_ms: metrics.register(
+                "outbox_oldest_age_ms",
+                "Age of the oldest record that is not published, in the shards held",
+                Gauge::default(),
+            ),
+            relayed: metrics.register(
+                "relayed",
+                "Records acknowledged by the broker and marked as published",
+                Family::default(),
+            ),
+            dead_lettered: metrics.register(
+                "dead_lettered",
+                "Records that could not be published and went to the topic's dead letters",
+                Family::default(),
+            ),
+            refused: metrics.register(
+                "refused",
+                "Tries of single records that were refused",
+                Family::default(),
+            ),
+            stalls: metrics.register(
+                "stalls",
+                "Waves that the broker did not acknowledge in time",
+                Counter::default(),
+            ),
+            unmarked: metrics.register(
+                "unmarked",
+                "Records acknowledged by the broker after the lease was gone",
+                Counter::default(),
+            ),
+            shards_held: metrics.register(
+                "shards_held",
+                "Shards of the outbox that this relay owns",
+                Gauge::default(),
+            ),
+        }
+    }
+}

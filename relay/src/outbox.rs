@@ -1,0 +1,143 @@
+//! The outbox's statements. A row that is not there is published: deletion is the mark and the prune.
+
+use crate::database::{connect, explain};
+use crate::lease::{Shard, Token};
+use crate::limits::WAVE_BYTES_MAX;
+use crate::ownership::Grant;
+use crate::wave::Record;
+use postgres::{Client, Row, Statement};
+use std::collections::BTreeMap;
+
+/// Up to $3 rows of each shard, in the order of id, as long as their bytes stay within $4 (the first
+/// row comes whatever its size); the keys in $2 are left out. There is no high-water mark: rows go
+/// when they are published, and one with a lower id may appear later, of another key.
+const READ: &str = "
+    SELECT o.shard, o.id, o.topic, o.key, o.value, o.headers, o.attempts, o.created_at_us
+    FROM unnest($1::smallint[]) AS owned (shard)
+    CROSS JOIN LATERAL (
+        SELECT r.*, sum(octet_length(r.value) + octet_length(r.headers))
+            OVER (ROWS UNBOUNDED PRECEDING) AS bytes
+        FROM (
+            SELECT * FROM messaging.outbox
+            WHERE shard = owned.shard AND NOT key = ANY ($2::bytea[])
+            ORDER BY id LIMIT $3
+        ) r
+    ) o
+    WHERE o.bytes - octet_length(o.value) - octet_length(o.headers) <= $4";
+
+const READ_FIRST: &str = "
+    SELECT shard, id, topic, key, value, headers, attempts, created_at_us
+    FROM messaging.outbox WHERE shard = $1 AND key = $2 ORDER BY id LIMIT 1";
+
+/// Only while the lease is this relay's. What is deleted was acknowledged by the broker, so that no
+/// lock on the lease is needed: deleting it late is not wrong, only no longer this relay's business.
+const DELETE: &str = "
+    DELETE FROM messaging.outbox
+    WHERE shard = $1 AND id = ANY ($2::bigint[]) AND EXISTS (
+        SELECT FROM messaging.outbox_leases
+        WHERE shard = $1 AND owner = $3 AND fencing_token = $4)";
+
+const COUNT_ATTEMPT: &str = "
+    UPDATE messaging.outbox SET attempts = attempts + 1
+    WHERE shard = $1 AND id = $2 RETURNING attempts";
+
+/// A worker's connection to the outbox.
+pub(crate) struct Outbox {
+    client: Client,
+    read: Statement,
+    read_first: Statement,
+    delete: Statement,
+    count_attempt: Statement,
+}
+
+impl Outbox {
+    pub(crate) fn connect(url: &str) -> Result<Self, String> {
+        let mut client = connect(url, "worker")?;
+        // A deletion that a crash of PostgreSQL forgets is a record published twice, which a kill
+        // of the relay may cause as well and every consumer expects.
+        let mut prepare = || -> Result<[Statement; 4], postgres::Error> {
+            client.batch_execute("SET synchronous_commit = off; SET work_mem = '64MB'")?;
+            Ok([
+                client.prepare(READ)?,
+                client.prepare(READ_FIRST)?,
+                client.prepare(DELETE)?,
+                client.prepare(COUNT_ATTEMPT)?,
+            ])
+        };
+        let [read, read_first, delete, count_attempt] =
+            prepare().map_err(|error| explain(&error))?;
+        Ok(Self { client, read, read_first, delete, count_attempt })
+    }
+
+    /// Reads the next wave: each shard's rows in the order of id.
+    pub(crate) fn read(
+        &mut self,
+        grants: &[Grant],
+        without_keys: &[&[u8]],
+        rows_max: i64,
+    ) -> Result<Vec<Record>, String> {
+        let shards: Vec<Shard> = grants.iter().map(|grant| grant.shard).collect();
+        let bytes_max = i64::try_from(WAVE_BYTES_MAX / shards.len().max(1)).unwrap_or(i64::MAX);
+        let rows = self
+            .client
+            .query(&self.read, &[&shards, &without_keys, &rows_max, &bytes_max])
+            .map_err(|error| explain(&error))?;
+        let mut records: Vec<Record> = rows.iter().map(record).collect();
+        records.sort_by_key(|record| (record.shard, record.id));
+        Ok(records)
+    }
+
+    /// The first row of a key.
+    pub(crate) fn read_first(
+        &mut self,
+        shard: Shard,
+        key: &[u8],
+    ) -> Result<Option<Record>, String> {
+        let row = self.client.query_opt(&self.read_first, &[&shard, &key]);
+        Ok(row.map_err(|error| explain(&error))?.as_ref().map(record))
+    }
+
+    /// Marks rows as published: deletes them, in one transaction, where `owner` still holds the
+    /// shard under the grant's token. Returns how many went.
+    pub(crate) fn delete(
+        &mut self,
+        owner: &str,
+        published: &BTreeMap<Shard, (Token, Vec<i64>)>,
+    ) -> Result<u64, String> {
+        if let Some((shard, (token, ids))) = published.first_key_value()
+            && published.len() == 1
+        {
+            let deleted = self.client.execute(&self.delete, &[shard, ids, &owner, token]);
+            return deleted.map_err(|error| explain(&error));
+        }
+        let mut all = || -> Result<u64, postgres::Error> {
+            let mut transaction = self.client.transaction()?;
+            let mut deleted = 0;
+            for (shard, (token, ids)) in published {
+                deleted += transaction.execute(&self.delete, &[shard, ids, &owner, token])?;
+            }
+            transaction.commit()?;
+            Ok(deleted)
+        };
+        all().map_err(|error| explain(&error))
+    }
+
+    /// Counts a try of a record that was refused; returns how many there were. Nothing if it is gone.
+    pub(crate) fn count_attempt(&mut self, shard: Shard, id: i64) -> Result<Option<i32>, String> {
+        let row = self.client.query_opt(&self.count_attempt, &[&shard, &id]);
+        Ok(row.map_err(|error| explain(&error))?.map(|row| row.get(0)))
+    }
+}
+
+fn record(row: &Row) -> Record {
+    Record {
+        shard: row.get(0),
+        id: row.get(1),
+        topic: row.get(2),
+        key: row.get(3),
+        value: row.get(4),
+        headers: row.get(5),
+        attempts: row.get(6),
+        created_at_us: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
+    }
+}
