@@ -1,0 +1,35 @@
+//! A shard's clock: read once in each phase of the loop and handed to everything as an argument.
+
+#![allow(clippy::disallowed_methods, reason = "the one place where the shards' clock is read")]
+
+use std::time::Instant;
+
+/// One reading of the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// Milliseconds since the shard's start; never goes back. Deadlines are in this.
+    pub(crate) ms: u64,
+    /// Microseconds since the Unix epoch. Timestamps and token lifetimes are in this.
+    pub(crate) wall_us: u64,
+}
+
+impl Now {
+    pub(crate) fn wall_s(self) -> u64 {
+        self.wall_us / 1_000_000
+    }
+}
+
+pub(crate) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Now { ms, wall_us: daemon::clock::now_us() }
+    }
+}

@@ -1,0 +1,206 @@
+//! The gateway's configuration: its keys, and the part of it that the shards need.
+
+use crate::conn::Policy;
+use crate::inbound::frame::FrameLimits;
+use crate::limits::{FRAGMENTS_MAX, KAFKA_STOP_MS_MAX};
+use daemon::{Config, Key, Kind};
+use proto::limits::CLIENT_FRAME_BYTES_MAX;
+
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "listen",
+        kind: Kind::List { items_max: 16 },
+        default: "0.0.0.0:8080",
+        doc: "Addresses (host:port) for clients; every shard listens on each with SO_REUSEPORT.",
+    },
+    Key {
+        name: "shards",
+        kind: Kind::Integer { min: 0, max: 1_024 },
+        default: "0",
+        doc: "Shard threads; 0: one for each core.",
+    },
+    Key {
+        name: "pin_shards",
+        kind: Kind::Boolean,
+        default: "true",
+        doc: "Pin each shard's thread to its core.",
+    },
+    Key {
+        name: "sessions_max",
+        kind: Kind::Integer { min: 1, max: 10_000_000 },
+        default: "100000",
+        doc: "Connections of this gateway, all shards together; one more is answered 503.",
+    },
+    Key {
+        name: "origins",
+        kind: Kind::List { items_max: 64 },
+        default: "",
+        doc: "Foreign origins (scheme://host[:port]) from which browsers may connect; * allows all; \
+              the gateway's own origin is always allowed.",
+    },
+    Key {
+        name: "chatd.link",
+        kind: Kind::LinkAddress,
+        default: "127.0.0.1:7101",
+        doc: "The link of chatd.",
+    },
+    Key {
+        name: "presenced.link",
+        kind: Kind::LinkAddress,
+        default: "127.0.0.1:7102",
+        doc: "The link of presenced.",
+    },
+    Key {
+        name: "link.secret",
+        kind: Kind::Secret { bytes_min: proto::limits::LINK_SECRET_BYTES_MIN },
+        default: "",
+        doc: "The secret that both ends of a link know.",
+    },
+    Key {
+        name: "uplinks",
+        kind: Kind::Integer { min: 1, max: 16 },
+        default: "1",
+        doc: "Connections to chatd, each with its own thread.",
+    },
+    Key {
+        name: "kafka.brokers",
+        kind: Kind::List { items_max: 64 },
+        default: "127.0.0.1:9092",
+        doc: "Kafka's bootstrap brokers.",
+    },
+    Key {
+        name: "kafka.consumers",
+        kind: Kind::Integer { min: 1, max: 64 },
+        default: "1",
+        doc: "Threads that tail Kafka; the partitions are divided among them.",
+    },
+    Key {
+        name: "heartbeat.ping_ms",
+        kind: Kind::Integer { min: 100, max: 600_000 },
+        default: "54000",
+        doc: "A WebSocket session is pinged this often.",
+    },
+    Key {
+        name: "heartbeat.pong_ms",
+        kind: Kind::Integer { min: 100, max: 600_000 },
+        default: "60000",
+        doc: "A ping that is not answered for so long closes the session.",
+    },
+    Key {
+        name: "write_ms",
+        kind: Kind::Integer { min: 100, max: 600_000 },
+        default: "10000",
+        doc: "A connection whose peer takes no byte of what is queued for so long is closed.",
+    },
+    Key {
+        name: "handshake_ms",
+        kind: Kind::Integer { min: 100, max: 60_000 },
+        default: "5000",
+        doc: "A request's head must have come within this time.",
+    },
+    Key {
+        name: "hello_ms",
+        kind: Kind::Integer { min: 100, max: 60_000 },
+        default: "5000",
+        doc: "A session's hello must have come this long after the upgrade.",
+    },
+    Key {
+        name: "ring.entries",
+        kind: Kind::Integer { min: 8, max: 32_768 },
+        default: "256",
+        doc: "Frames queued for one session at most.",
+    },
+    Key {
+        name: "ring.bytes_max",
+        kind: Kind::Integer { min: 65_536, max: 67_108_864 },
+        default: "1048576",
+        doc: "Bytes queued for one session at most.",
+    },
+    Key {
+        name: "ring.overflow",
+        kind: Kind::OneOf(&["close"]),
+        default: "close",
+        doc: "What happens when a ring is full: `close`: the session is closed with 4008.",
+    },
+    Key {
+        name: "mailbox.letters_max",
+        kind: Kind::Integer { min: 64, max: 1_048_576 },
+        default: "8192",
+        doc: "Letters in one shard's mailbox; Kafka threads wait while it is full.",
+    },
+    Key {
+        name: "conformance.echo",
+        kind: Kind::Boolean,
+        default: "false",
+        doc: "For WebSocket conformance suites alone: sessions need no hello, messages of up to 64 MiB \
+              are sent back as they came.",
+    },
+    Key {
+        name: "drain_ms",
+        kind: Kind::Integer { min: 100, max: 600_000 },
+        default: "10000",
+        doc: "Time from SIGTERM to the end; the clients' reconnects are spread over it.",
+    },
+];
+
+/// What a client may send.
+const FRAMES: FrameLimits =
+    FrameLimits { message_bytes_max: CLIENT_FRAME_BYTES_MAX, fragments_max: FRAGMENTS_MAX };
+/// What a conformance suite may send.
+const ECHO_FRAMES: FrameLimits =
+    FrameLimits { message_bytes_max: 64 * 1024 * 1024, fragments_max: 1024 * 1024 };
+
+/// What the shards need of the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) instance: String,
+    pub(crate) policy: Policy,
+    /// Of all shards together.
+    pub(crate) sessions_max: usize,
+    pub(crate) ring_entries: u16,
+    pub(crate) ring_bytes_max: u32,
+    pub(crate) handshake_ms: u64,
+    pub(crate) hello_ms: u64,
+    pub(crate) ping_ms: u64,
+    pub(crate) pong_ms: u64,
+    pub(crate) write_ms: u64,
+    /// The clients' reconnects are spread over this.
+    pub(crate) drain_ms: u64,
+    /// The shards' part of the drain time.
+    pub(crate) shard_drain_ms: u64,
+}
+
+impl Settings {
+    pub(crate) fn new(config: &Config, instance: &str) -> Self {
+        let echo = config.boolean("conformance.echo");
+        let drain_ms = config.integer("drain_ms");
+        let ring_bytes_max = config.integer("ring.bytes_max");
+        Self {
+            instance: instance.to_owned(),
+            policy: Policy {
+                frames: if echo { ECHO_FRAMES } else { FRAMES },
+                origins: config.list("origins").to_vec(),
+                echo,
+            },
+            sessions_max: config.count("sessions_max"),
+            ring_entries: u16::try_from(config.integer("ring.entries")).unwrap_or(u16::MAX),
+            ring_bytes_max: u32::try_from(ring_bytes_max).unwrap_or(u32::MAX),
+            handshake_ms: config.integer("handshake_ms"),
+            hello_ms: config.integer("hello_ms"),
+            ping_ms: config.integer("heartbeat.ping_ms"),
+            pong_ms: config.integer("heartbeat.pong_ms"),
+            write_ms: config.integer("write_ms"),
+            drain_ms,
+            // The rest is for the last commits and reports.
+            shard_drain_ms: drain_ms.saturating_sub(KAFKA_STOP_MS_MAX).max(drain_ms / 2),
+        }
+    }
+}
+
+/// Shards to start: as configured, else one for each core.
+pub(crate) fn shards(config: &Config, cores: usize) -> usize {
+    match config.count("shards") {
+        0 => cores.max(1),
+        count => count,
+    }
+}

@@ -1,0 +1,125 @@
+//! The HTTP part of a connection: one request at a time.
+
+use super::{Effect, Lent, Next, Pause, Socket, Stage};
+use crate::close::Reason;
+use crate::inbound::http::{self, Head, Refusal};
+use crate::inbound::respond::{self, Response};
+use crate::inbound::route::{self, Route};
+use crate::inbound::upgrade;
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use bytes::Bytes;
+use std::net::IpAddr;
+
+pub(super) struct Http {
+    peer: IpAddr,
+    /// So many bytes of what is stashed hold no end of a head.
+    scanned: usize,
+    /// Bytes of the request under way, head and body; 0 while the head is not whole.
+    expected: usize,
+    is_head: bool,
+    keep_alive: bool,
+    /// A request was answered on this connection.
+    answered: bool,
+}
+
+impl Http {
+    pub(super) fn new(peer: IpAddr) -> Self {
+        Self { peer, scanned: 0, expected: 0, is_head: false, keep_alive: true, answered: false }
+    }
+
+    /// Takes a whole request, or nothing.
+    pub(super) fn take(&mut self, bytes: &[u8], lent: &mut Lent<'_>) -> (usize, Next) {
+        if bytes.len() < self.expected {
+            return (0, Next::Stay);
+        }
+        if self.expected == 0
+            && bytes.len() < HEAD_BYTES_MAX
+            && !http::has_head(bytes, self.scanned)
+        {
+            self.scanned = bytes.len();
+            return (0, Next::Stay);
+        }
+        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        match http::parse(bytes, &mut room) {
+            Ok(None) => {
+                self.scanned = bytes.len();
+                (0, Next::Stay)
+            }
+            Ok(Some(head)) if bytes.len() < head.bytes + head.body_bytes => {
+                if head.expects_continue && self.expected == 0 {
+                    lent.effects.push(Effect::Write(Bytes::from_static(respond::CONTINUE)));
+                }
+                self.expected = head.bytes + head.body_bytes;
+                (0, Next::Stay)
+            }
+            Ok(Some(head)) => {
+                let whole = head.bytes + head.body_bytes;
+                (whole, self.request(&head, &bytes[head.bytes..whole], lent))
+            }
+            Err(refusal) => (bytes.len(), refuse(&refusal, "", lent)),
+        }
+    }
+
+    fn request(&mut self, head: &Head<'_, '_>, body: &[u8], lent: &mut Lent<'_>) -> Next {
+        (self.scanned, self.expected) = (0, 0);
+        self.keep_alive = head.keep_alive;
+        self.is_head = head.method == "HEAD";
+        match route::route(head, lent.policy.echo) {
+            Route::Answered(response) => {
+                write(response, lent);
+                Next::Pause(Pause::Written)
+            }
+            Route::Api => {
+                lent.effects.push(Effect::Ask(Box::new(route::to_link(head, body, self.peer))));
+                Next::Pause(Pause::Answer)
+            }
+            Route::Upgrade => match upgrade::negotiate(head, &lent.policy.origins) {
+                Ok(upgrade) => {
+                    lent.effects.push(Effect::Write(upgrade.response.into()));
+                    let socket = Socket::new(upgrade.encoding, upgrade.token, lent.policy.echo);
+                    Next::Upgrade(upgrade.encoding, socket)
+                }
+                Err(refusal) if refusal.status == 405 => refuse(&refusal, "allow: GET\r\n", lent),
+                Err(refusal) => {
+                    let headers = "upgrade: websocket\r\nsec-websocket-version: 13\r\n";
+                    refuse(&refusal, if refusal.status == 426 { headers } else { "" }, lent)
+                }
+            },
+        }
+    }
+
+    /// The response is written; says whether another request may follow.
+    pub(super) fn finish(&mut self) -> bool {
+        self.answered = true;
+        self.keep_alive
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
+    pub(super) fn keeps_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    pub(super) fn stage(&self, has_bytes: bool) -> Stage {
+        match (self.expected, self.answered && !has_bytes) {
+            (0, true) => Stage::KeepAlive,
+            (0, false) => Stage::Head,
+            _ => Stage::Body,
+        }
+    }
+}
+
+fn write(response: Response, lent: &mut Lent<'_>) {
+    lent.effects.push(Effect::Write(response.head));
+    if !response.body.is_empty() {
+        lent.effects.push(Effect::Write(response.body));
+    }
+}
+
+fn refuse(refusal: &Refusal, headers: &str, lent: &mut Lent<'_>) -> Next {
+    write(respond::problem(refusal, headers, false), lent);
+    lent.effects.push(Effect::Close(Reason::HttpRefused, None));
+    Next::Close
+}

@@ -1,0 +1,146 @@
+//! The WebSocket part of a connection: messages to frames of the client protocol, control frames
+//! to their answers.
+
+use super::{Effect, Lent, Next, Pause};
+use crate::close::Reason;
+use crate::inbound::frame::{Decoder, Incoming};
+use crate::inbound::message::{self, Refused};
+use crate::inbound::upgrade::Encoding;
+use crate::limits::{CONTROL_FRAMES_MAX, CONTROL_WINDOW_MS};
+use crate::outbound::encode;
+use proto::client::ClientFrame;
+use proto::client::client_frame::Frame;
+use proto::error::ErrorCode;
+
+pub(super) struct Socket {
+    decoder: Decoder,
+    /// Only until the hello.
+    offer: Option<Box<Offer>>,
+    /// The window in which control frames are being counted.
+    window: u32,
+    control_frames: u16,
+    encoding: Encoding,
+    greeted: bool,
+}
+
+struct Offer {
+    token: String,
+}
+
+impl Socket {
+    /// In the echo profile no hello is awaited.
+    pub(super) fn new(encoding: Encoding, token: Option<String>, echo: bool) -> Self {
+        let offer = token.map(|token| Box::new(Offer { token }));
+        Self {
+            decoder: Decoder::default(),
+            offer,
+            window: 0,
+            control_frames: 0,
+            encoding,
+            greeted: echo,
+        }
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    pub(super) fn take_token(&mut self) -> Option<String> {
+        self.offer.take().map(|offer| offer.token)
+    }
+
+    pub(super) fn take(&mut self, bytes: &mut [u8], lent: &mut Lent<'_>) -> (usize, Next) {
+        let mut used = 0;
+        loop {
+            let incoming = match self.decoder.next(bytes, &mut used, lent.policy.frames, lent.pool)
+            {
+                Ok(Some(incoming)) => incoming,
+                Ok(None) => return (used, Next::Stay),
+                Err(reason) => return (bytes.len(), close(reason, None, lent)),
+            };
+            let outcome = match incoming {
+                Incoming::Text(text) if lent.policy.echo => {
+                    Taken::Echo(encode::echo(true, text.as_bytes()))
+                }
+                Incoming::Binary(it) if lent.policy.echo => Taken::Echo(encode::echo(false, it)),
+                Incoming::Text(text) => message::check_kind(true, self.encoding)
+                    .map_or_else(Taken::Violation, |()| Taken::Frame(message::from_text(text))),
+                Incoming::Binary(it) => message::check_kind(false, self.encoding)
+                    .map_or_else(Taken::Violation, |()| Taken::Frame(message::from_binary(it))),
+                Incoming::Ping(payload) => Taken::Ping(encode::pong(payload)),
+                Incoming::Pong => Taken::Pong,
+                Incoming::Close(code) => {
+                    return (bytes.len(), close(Reason::PeerClosed, code, lent));
+                }
+            };
+            match self.deal(outcome, lent) {
+                Next::Stay => {}
+                Next::Close => return (bytes.len(), Next::Close),
+                next => return (used, next),
+            }
+        }
+    }
+
+    fn deal(&mut self, taken: Taken, lent: &mut Lent<'_>) -> Next {
+        match taken {
+            Taken::Echo(bytes) => lent.effects.push(Effect::Write(bytes.into())),
+            Taken::Violation(reason) => return close(reason, None, lent),
+            Taken::Frame(Ok(frame)) => return self.frame(frame, lent),
+            Taken::Frame(Err(refused)) => lent.effects.push(Effect::Refused(refused)),
+            Taken::Ping(_) | Taken::Pong if self.is_flood(lent) => {
+                return close(Reason::Flood, None, lent);
+            }
+            Taken::Ping(pong) => lent.effects.push(Effect::Write(pong.into())),
+            Taken::Pong => lent.effects.push(Effect::Alive),
+        }
+        Next::Stay
+    }
+
+    /// The first frame is a hello, and only the first.
+    fn frame(&mut self, frame: ClientFrame, lent: &mut Lent<'_>) -> Next {
+        let is_hello = matches!(frame.frame, Some(Frame::Hello(_)));
+        if is_hello == self.greeted {
+            let message = if is_hello {
+                "the hello was said already"
+            } else {
+                "the first frame must be hello"
+            };
+            let refused = Refused {
+                request_id: frame.request_id,
+                code: ErrorCode::UnexpectedFrame,
+                message: message.to_owned(),
+            };
+            lent.effects.push(Effect::Refused(refused));
+            return Next::Stay;
+        }
+        self.greeted = true;
+        lent.effects.push(Effect::Frame(frame));
+        if is_hello { Next::Pause(Pause::Hello) } else { Next::Stay }
+    }
+
+    /// Counts one more control frame.
+    fn is_flood(&mut self, lent: &Lent<'_>) -> bool {
+        // Only whether it is the same window matters: the number may wrap.
+        #[allow(clippy::cast_possible_truncation, reason = "the window's number may wrap")]
+        let window = (lent.now.ms / CONTROL_WINDOW_MS) as u32;
+        if self.window != window {
+            (self.window, self.control_frames) = (window, 0);
+        }
+        self.control_frames += 1;
+        self.control_frames > CONTROL_FRAMES_MAX
+    }
+}
+
+/// A message or control frame, no longer borrowed from the decoder.
+enum Taken {
+    Echo(Vec<u8>),
+    Violation(Reason),
+    Frame(Result<ClientFrame, Refused>),
+    Ping(Vec<u8>),
+    Pong,
+}
+
+fn close(reason: Reason, echoed: Option<u16>, lent: &mut Lent<'_>) -> Next {
+    lent.effects.push(Effect::Close(reason, echoed));
+    Next::Close
+}

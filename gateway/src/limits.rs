@@ -1,0 +1,180 @@
+//! Every capacity and time of the gateway that is not configuration, with its unit.
+
+use proto::limits::{CLIENT_FRAME_BYTES_MAX, HTTP_BODY_BYTES_MAX, PRESENCE_USERS_MAX};
+
+/// Head of an HTTP request: request line and headers. More is answered 431.
+pub(crate) const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Headers of an HTTP request. More is answered 431.
+pub(crate) const HEADERS_MAX: usize = 64;
+/// Time for the body of an HTTP request, once its head has come.
+pub(crate) const BODY_MS_MAX: u64 = 30_000;
+/// Time for chatd's answer to an HTTP request; the uplink's own deadline is shorter.
+pub(crate) const ANSWER_MS_MAX: u64 = 30_000;
+/// A kept-alive HTTP connection without a request is closed after this time.
+pub(crate) const KEEP_ALIVE_MS_MAX: u64 = 60_000;
+/// After our close frame or last response, the peer has this long to hang up.
+pub(crate) const CLOSE_MS_MAX: u64 = 2_000;
+
+/// Payload of a WebSocket control frame (RFC 6455 section 5.5).
+pub(crate) const CONTROL_BYTES_MAX: usize = 125;
+/// Header of a WebSocket frame from a client: 2, 8 of length, 4 of mask.
+pub(crate) const FRAME_HEADER_BYTES_MAX: usize = 14;
+/// Frames of one message; more is a flood.
+pub(crate) const FRAGMENTS_MAX: u32 = 256;
+/// Control frames of one session in one window; more is a flood.
+pub(crate) const CONTROL_FRAMES_MAX: u16 = 200;
+/// The window in which control frames are counted.
+pub(crate) const CONTROL_WINDOW_MS: u64 = 10_000;
+
+/// Requests of one session that chatd or presenced has not yet answered.
+pub(crate) const IN_FLIGHT_MAX: u8 = 64;
+/// Events that wait for one session while it resumes.
+pub(crate) const GAP_BUFFER_EVENTS_MAX: usize = 256;
+/// Conversations of one resume whose events did not fit the gap buffer; one more ends the session.
+pub(crate) const GAP_OVERFLOWS_MAX: usize = 1_024;
+/// Bytes of sync answers that wait, in one shard, to be queued to their sessions.
+pub(crate) const SYNC_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Read from one socket at once; the buffer is shared by all connections of a shard.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Reads from one socket in a row before the others have their turn.
+pub(crate) const READS_IN_A_ROW_MAX: usize = 4;
+/// Events of one poll.
+pub(crate) const POLL_EVENTS_MAX: usize = 1_024;
+/// Connections accepted from one listener before the others have their turn.
+pub(crate) const ACCEPTS_IN_A_ROW_MAX: usize = 64;
+/// Wait after accept failed for want of descriptors or memory.
+pub(crate) const ACCEPT_RETRY_MS: u64 = 100;
+/// Length of a listener's queue of connections that are not yet accepted.
+pub(crate) const BACKLOG: i32 = 4_096;
+/// Letters taken from the mailbox before the sockets have their turn.
+pub(crate) const LETTERS_IN_A_ROW_MAX: usize = 1_024;
+/// Frames of one vectored write (IOV_MAX is 1,024).
+pub(crate) const WRITE_FRAMES_MAX: usize = 64;
+/// Writes to one socket in a row before the others have their turn.
+pub(crate) const WRITES_IN_A_ROW_MAX: usize = 4;
+/// A payload's buffer of up to this many bytes is kept for the next payload.
+pub(crate) const PAYLOAD_BYTES_KEPT: usize = 4 * 1024;
+/// Free payload slots whose buffers are kept.
+pub(crate) const PAYLOADS_KEPT: usize = 4_096;
+/// Partial frames' buffers that are kept for the next partial frame.
+pub(crate) const PARTIALS_KEPT: usize = 64;
+/// Such a buffer is kept if it holds no more than this.
+pub(crate) const PARTIAL_BYTES_KEPT: usize = 16 * 1024;
+/// Rings made at once.
+pub(crate) const RINGS_PER_CHUNK: usize = 64;
+
+/// A timer fires up to this long after its time.
+pub(crate) const TIMER_TICK_MS: u64 = 16;
+/// What stopping Kafka's threads and the presence thread takes of the drain time.
+pub(crate) const KAFKA_STOP_MS_MAX: u64 = 5_000;
+/// How often the opening thread looks whether the gateway may listen.
+pub(crate) const OPENING_TICK_MS: u64 = 20;
+/// The longest a shard sleeps.
+pub(crate) const POLL_MS_MAX: u64 = 1_000;
+/// An event written longer ago than this is a catch-up, and left out of the latency.
+pub(crate) const LATENCY_US_MAX: u64 = 60_000_000;
+
+const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES);
+const _: () = assert!(CLIENT_FRAME_BYTES_MAX <= READ_BYTES);
+const _: () = assert!(HEAD_BYTES_MAX + HTTP_BODY_BYTES_MAX < SYNC_BACKLOG_BYTES_MAX);
+const _: () = assert!(WRITE_FRAMES_MAX <= 1_024);
+const _: () = assert!(PRESENCE_USERS_MAX <= u16::MAX as usize);
+const _: () = assert!(POLL_MS_MAX >= TIMER_TICK_MS);
+
+// Edge threads: tokens, uplink, presence, Kafka.
+
+/// Shards of one gateway; `shards` in the configuration allows no more.
+pub(crate) const SHARDS_MAX: usize = 1_024;
+
+/// An access token, as it came.
+pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Keys in an issuer's key set.
+pub(crate) const TOKEN_KEYS_MAX: usize = 64;
+/// A token's subject, in UTF-8.
+pub(crate) const TOKEN_SUBJECT_BYTES_MAX: usize = 256;
+/// How far an issuer's clock may run ahead of ours, for `nbf`.
+pub(crate) const TOKEN_NOT_BEFORE_LEEWAY_S: u64 = 30;
+/// How often the verification keys are fetched.
+pub(crate) const KEYS_REFRESH_MS: u64 = 60_000;
+/// Wait after the verification keys could not be fetched.
+pub(crate) const KEYS_RETRY_MS: u64 = 1_000;
+
+/// Requests that wait for one uplink thread; one more is refused as overloaded.
+pub(crate) const UPLINK_QUEUE_MAX: usize = 8_192;
+/// Requests on one link that are asked and not yet answered; one more is refused as overloaded.
+pub(crate) const UPLINK_IN_FLIGHT_MAX: usize = 8_192;
+/// What a client is told to wait after such a refusal.
+pub(crate) const UPLINK_RETRY_AFTER_MS: u32 = 250;
+/// How long an idle uplink thread sleeps before it looks at the keys' age.
+pub(crate) const UPLINK_TICK_MS: u64 = 250;
+/// Deadlines of requests to chatd and presenced, by kind.
+pub(crate) const SEND_MS_MAX: u64 = 5_000;
+pub(crate) const SYNC_MS_MAX: u64 = 10_000;
+pub(crate) const ACK_MS_MAX: u64 = 5_000;
+pub(crate) const HTTP_MS_MAX: u64 = 15_000;
+pub(crate) const AUDIENCE_LOOKUP_MS_MAX: u64 = 3_000;
+pub(crate) const PRESENCE_LOOKUP_MS_MAX: u64 = 3_000;
+pub(crate) const KEYS_MS_MAX: u64 = 3_000;
+
+/// How long a conversation's audience is remembered; a change of membership ends it earlier.
+pub(crate) const AUDIENCE_MS_MAX: u64 = 10_000;
+/// Audiences remembered, all conversations together.
+pub(crate) const AUDIENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Typing notices that wait for an audience; one more is refused as overloaded.
+pub(crate) const AUDIENCE_LOOKUPS_MAX: usize = 4_096;
+/// Typing notices of one session in one window; one more is refused.
+pub(crate) const TYPING_PER_WINDOW_MAX: u32 = 20;
+/// The window in which typing notices are counted.
+pub(crate) const TYPING_WINDOW_MS: u64 = 5_000;
+/// Sessions of one uplink thread that type in one window; those of one more are refused.
+pub(crate) const TYPING_SESSIONS_MAX: usize = 65_536;
+
+/// Connects, disconnects and answered censuses that wait for the presence thread; one more is left
+/// out, and the next census makes up for it.
+pub(crate) const PRESENCE_QUEUE_MAX: usize = 65_536;
+/// Changes in one report.
+pub(crate) const PRESENCE_CHANGES_MAX: usize = 512;
+/// Heartbeats in one report.
+pub(crate) const PRESENCE_HEARTBEATS_MAX: usize = 4_096;
+/// A change waits no longer than this for others to be reported with.
+pub(crate) const PRESENCE_BATCH_MS: u64 = 100;
+/// How often every session is reported as still there; presenced forgets after 60 s.
+pub(crate) const PRESENCE_CENSUS_MS: u64 = 20_000;
+/// presenced has this long to take a report.
+pub(crate) const PRESENCE_REPORT_MS_MAX: u64 = 5_000;
+/// Time to report the last disconnects when the gateway stops.
+pub(crate) const PRESENCE_STOP_MS_MAX: u64 = 1_000;
+
+/// Time to find Kafka, its topics and the start positions before the gateway gives up starting.
+pub(crate) const KAFKA_START_MS_MAX: u64 = 30_000;
+/// One question to the brokers.
+pub(crate) const KAFKA_ASK_MS_MAX: u64 = 5_000;
+/// Wait between attempts to get start positions, and between looks at a broker that is down.
+pub(crate) const KAFKA_RETRY_MS: u64 = 500;
+/// How often the topics' partitions are looked at.
+pub(crate) const KAFKA_WATCH_MS: u64 = 2_000;
+/// A committed offset is gone on from if records since are not older than this, else the end is.
+pub(crate) const KAFKA_RECENT_MS: u64 = 600_000;
+/// Records of one batch (one ticket).
+pub(crate) const KAFKA_BATCH_RECORDS_MAX: usize = 256;
+/// How long a Kafka thread waits for a record before it does its housekeeping.
+pub(crate) const KAFKA_POLL_MS: u64 = 100;
+/// How often offsets are committed.
+pub(crate) const KAFKA_COMMIT_MS: u64 = 1_000;
+/// Records fetched ahead by one Kafka thread.
+pub(crate) const KAFKA_FETCHED_KB_MAX: usize = 16 * 1024;
+/// One answer of a broker, all partitions together.
+pub(crate) const KAFKA_FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// When the gateway stops, shards have this long to enqueue what was mailed to them.
+pub(crate) const KAFKA_SETTLE_MS_MAX: u64 = 2_000;
+/// Records waiting to be produced (typing, dead letters).
+pub(crate) const PUBLISH_RECORDS_MAX: usize = 10_000;
+pub(crate) const PUBLISH_KB_MAX: usize = 32 * 1024;
+/// A record that could not be produced for so long is given up.
+pub(crate) const PUBLISH_MS_MAX: u64 = 5_000;
+
+const _: () = assert!(KAFKA_FETCH_BYTES_MAX > proto::limits::RECORD_VALUE_BYTES_MAX);
+const _: () = assert!(KAFKA_FETCHED_KB_MAX * 1024 >= KAFKA_FETCH_BYTES_MAX);
+const _: () = assert!(HTTP_MS_MAX < ANSWER_MS_MAX);
+const _: () = assert!(PRESENCE_CHANGES_MAX <= PRESENCE_HEARTBEATS_MAX);

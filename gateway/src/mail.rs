@@ -1,0 +1,105 @@
+//! What reaches a shard from other threads, and what a shard asks of them. Nothing else crosses
+//! a shard's border: shards share no state and take no lock.
+
+use crate::inbound::token::Verifier;
+use crate::shard::handover::Handover;
+use bytes::Bytes;
+use proto::Uuid;
+use proto::link::response::Response;
+use std::sync::Arc;
+
+/// A connection on its shard. The generation tells a reused slot from the one that was meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SessionRef {
+    pub(crate) shard: u16,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// What a shard's mailbox takes.
+pub(crate) enum Mail {
+    /// A connection accepted elsewhere whose user's home is here.
+    Adopt(Box<Handover>),
+    /// An event for users whose home is here.
+    Deliver(Delivery),
+    /// A user came or went; the shard knows which of its sessions watch that user.
+    Presence { user: Uuid, frame: Bytes },
+    /// Everything that Kafka thread `consumer` mailed before this is enqueued to the sessions once
+    /// this is taken: the shard then stores `ticket` in that consumer's progress slot.
+    Ticket { consumer: u16, ticket: u64 },
+    /// The outcome of an [`Ask`].
+    Answer(Answer),
+    /// New verification keys, valid from here on.
+    Keys(Arc<Verifier>),
+    /// The presence thread wants every session of this shard, for the heartbeat.
+    Census,
+    /// Listeners of this shard's own: from here on it accepts connections.
+    Listen(Vec<std::net::TcpListener>),
+    /// SIGTERM: accept no more, say goaway, close.
+    Drain,
+    /// The end, once the connections are closed; nothing is mailed after this.
+    Stop,
+}
+
+/// One record of Kafka, as far as one shard is concerned.
+pub(crate) struct Delivery {
+    /// Those of the record's recipients whose home is this shard.
+    pub(crate) recipients: Box<[Uuid]>,
+    /// The record's value: an encoded `ServerFrame`, ready for binary sessions.
+    pub(crate) frame: Bytes,
+    pub(crate) conversation: Uuid,
+    /// 0 for what is not in the conversation's log.
+    pub(crate) sequence_number: u64,
+    pub(crate) ephemeral: bool,
+    /// When the record's event was created, for the delivery latency; 0 if unknown.
+    pub(crate) created_at_us: u64,
+}
+
+/// A request of one session to what lies behind the gateway.
+pub(crate) struct Ask {
+    pub(crate) session: SessionRef,
+    /// The client's request id.
+    pub(crate) request_id: u64,
+    pub(crate) user: Uuid,
+    pub(crate) device: Uuid,
+    pub(crate) traceparent: String,
+    pub(crate) kind: AskKind,
+}
+
+pub(crate) enum AskKind {
+    Send(proto::client::Send),
+    Sync {
+        resume: bool,
+        cursors: Vec<proto::client::Cursor>,
+        limit: u32,
+    },
+    Ack(proto::client::Ack),
+    /// Answered only when refused.
+    Typing(proto::client::Typing),
+    /// Which of these users may the session's user watch?
+    PresenceAuthorize(Vec<Uuid>),
+    /// Who of these users is online?
+    PresenceQuery(Vec<Uuid>),
+    Http(proto::link::Http),
+}
+
+/// What was asked, so that the answer finds its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Send,
+    Resume,
+    Sync,
+    Ack,
+    Typing,
+    PresenceAuthorize,
+    PresenceQuery,
+    Http,
+}
+
+pub(crate) struct Answer {
+    pub(crate) session: SessionRef,
+    pub(crate) request_id: u64,
+    pub(crate) asked: Asked,
+    /// An error is ready to be told to the client.
+    pub(crate) outcome: Result<Response, proto::client::Error>,
+}

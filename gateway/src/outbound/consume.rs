@@ -1,0 +1,173 @@
+//! Kafka in: every gateway tails every partition of the pushed topics, with static assignment.
+//!
+//! ```text
+//!  brokers --> K threads (worker): poll a batch
+//!                 |  record.rs: headers, recipients by home shard; the value is not decoded
+//!                 +--> mailbox of each shard concerned: Deliver..., then the batch's Ticket
+//!                                                        |
+//!  brokers <-- commit <-- offsets.rs <-- progress <-- shards store the ticket
+//!  watch thread: is a broker there, did partitions come?
+//! ```
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the shell: these are the Kafka threads, not shards"
+)]
+
+mod client;
+mod ledger;
+mod native;
+mod positions;
+mod record;
+mod worker;
+
+pub(crate) use client::log;
+
+use crate::audience::Audiences;
+use crate::inbound::uplink::TypingSession;
+use crate::limits::{
+    KAFKA_ASK_MS_MAX, KAFKA_RETRY_MS, KAFKA_SETTLE_MS_MAX, KAFKA_START_MS_MAX, KAFKA_WATCH_MS,
+};
+use crate::mailbox::Mailboxes;
+use crate::outbound::publish::Publisher;
+use crate::progress::Progress;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use daemon::{Config, Health, Metrics};
+use ledger::Registered;
+use positions::{Position, Scout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use worker::{Shared, Worker};
+
+/// The health condition: a broker answers and the topics are there.
+const CONDITION: &str = "kafka";
+
+/// What the Kafka threads are given to start with.
+pub(crate) struct Setup<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) instance: &'a str,
+    pub(crate) health: &'a Health,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) mailboxes: Mailboxes,
+    /// Made for as many consumers as `kafka.consumers` says.
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) audiences: Audiences<TypingSession>,
+    pub(crate) publisher: Publisher,
+}
+
+/// The running Kafka threads.
+pub(crate) struct Consumers {
+    stop: Arc<AtomicBool>,
+    publisher: Publisher,
+    /// Disconnected once every thread has ended.
+    ended: Receiver<()>,
+    /// Dropped to stop the watch thread.
+    watching: Option<Sender<()>>,
+}
+
+/// Fixes the start positions and starts reading. When this returns, the gateway may listen: whatever
+/// is published from now on is pushed, whatever was published before is in PostgreSQL. Waits up to
+/// 30 s for Kafka and its topics; an error is one line for a person.
+pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
+    let Setup { config, instance, health, metrics, mailboxes, progress, audiences, publisher } =
+        setup;
+    health.require(CONDITION, "start positions are not known yet");
+    let brokers = config.list("kafka.brokers").join(",");
+    let group = format!("realchat-{instance}");
+    let mut scout = Scout::new(client::connect(&brokers, &group)?);
+    let positions = find_positions(&mut scout)
+        .map_err(|reason| format!("kafka.brokers {brokers}: {reason}"))?;
+    let threads = config.count("kafka.consumers");
+    let stop = Arc::new(AtomicBool::new(false));
+    let registered = Registered::new(metrics);
+    let (end, ended) = bounded::<()>(0);
+    let mut added = Vec::with_capacity(threads);
+    for thread in 0..threads {
+        let (sender, receiver) = unbounded();
+        added.push(sender);
+        let shared = Shared {
+            mailboxes: mailboxes.clone(),
+            progress: Arc::clone(&progress),
+            audiences: audiences.clone(),
+            publisher: publisher.clone(),
+            stop: Arc::clone(&stop),
+        };
+        let consumer = client::connect(&brokers, &group)?;
+        let number = u16::try_from(thread).map_err(|_| "kafka.consumers is too large")?;
+        let ledger = registered.ledger(thread);
+        let mut worker = Worker::new(number, consumer, shared, ledger, receiver);
+        worker.assign(
+            positions.iter().filter(|it| it.thread(threads) == thread).cloned().collect(),
+        )?;
+        let end = end.clone();
+        spawn(format!("kafka-{thread}"), move || {
+            worker.run();
+            drop(end);
+        })?;
+    }
+    health.ready(CONDITION);
+    let (watching, watched) = bounded(0);
+    let health = health.clone();
+    spawn("kafka-watch".to_owned(), move || watch(scout, &added, &health, &watched))?;
+    Ok(Consumers { stop, publisher, ended, watching: Some(watching) })
+}
+
+impl Consumers {
+    /// Stops reading, waits until the shards have enqueued what was mailed to them, and commits.
+    /// To be called while the shards still take letters. Takes 4 s at most: a broker that is down
+    /// keeps its commit, and a restart reads those records again.
+    pub(crate) fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        drop(self.watching.take());
+        let patience = Duration::from_millis(2 * KAFKA_SETTLE_MS_MAX);
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the last offsets were not committed in time");
+        }
+        self.publisher.flush(Duration::from_millis(KAFKA_RETRY_MS));
+    }
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let started = std::thread::Builder::new().name(name.clone()).spawn(body);
+    started.map(drop).map_err(|error| format!("thread {name}: {error}"))
+}
+
+fn find_positions(scout: &mut Scout) -> Result<Vec<Position>, String> {
+    let give_up_at = Instant::now() + Duration::from_millis(KAFKA_START_MS_MAX);
+    loop {
+        match scout.start_positions(daemon::clock::now_us() / 1_000) {
+            Ok(positions) => return Ok(positions),
+            Err(reason) if Instant::now() >= give_up_at => return Err(reason),
+            Err(reason) => tracing::warn!(reason, "start positions are not known yet"),
+        }
+        std::thread::sleep(Duration::from_millis(KAFKA_RETRY_MS));
+    }
+}
+
+/// Until the gateway stops: keeps the health condition, and hands new partitions to their threads.
+fn watch(mut scout: Scout, added: &[Sender<Position>], health: &Health, watched: &Receiver<()>) {
+    let mut pause_ms = KAFKA_WATCH_MS;
+    while watched.recv_timeout(Duration::from_millis(pause_ms)) == Err(RecvTimeoutError::Timeout) {
+        match scout.added_partitions() {
+            Ok(positions) => {
+                for position in positions {
+                    // A thread that has ended is one of a gateway that stops.
+                    let _ = added[position.thread(added.len())].send(position);
+                }
+                health.ready(CONDITION);
+                pause_ms = KAFKA_WATCH_MS;
+            }
+            Err(reason) => {
+                health.not_ready(CONDITION, reason);
+                pause_ms = KAFKA_RETRY_MS;
+            }
+        }
+    }
+}
+
+const _: () = assert!(KAFKA_ASK_MS_MAX < KAFKA_START_MS_MAX);
+
+#[cfg(test)]
+mod tests;

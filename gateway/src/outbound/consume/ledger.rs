@@ -1,0 +1,90 @@
+//! The Kafka stage of the loss ledger: consumed = routed + skipped, and every routed record is so
+//! many deliveries to shards, whose own ledger goes on from there.
+
+use super::record::TAILED;
+use daemon::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+type Label = [(&'static str, String); 1];
+
+/// Counters that a Kafka thread holds ready, so that counting looks nothing up.
+pub(super) struct Ledger {
+    /// By topic, in the order of [`TAILED`].
+    pub(super) consumed: Vec<Counter>,
+    pub(super) skipped: Vec<Counter>,
+    /// (record, shard) pairs mailed, and (record, recipient) pairs in them.
+    pub(super) deliveries: Counter,
+    pub(super) recipients: Counter,
+    pub(super) commits: Counter,
+    pub(super) commit_failures: Counter,
+    pub(super) repositions: Counter,
+    pub(super) lag: Gauge,
+}
+
+/// The metrics that the threads share.
+pub(super) struct Registered {
+    consumed: Family<Label, Counter>,
+    skipped: Family<Label, Counter>,
+    deliveries: Counter,
+    recipients: Counter,
+    commits: Counter,
+    commit_failures: Counter,
+    repositions: Counter,
+    lag: Family<Label, Gauge>,
+}
+
+impl Registered {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let counter = |name, help| metrics.register(name, help, Counter::default());
+        Self {
+            consumed: metrics.register(
+                "records_consumed",
+                "Records taken from Kafka",
+                Family::default(),
+            ),
+            skipped: metrics.register(
+                "records_skipped",
+                "Records that could not be read and went to the dead letters",
+                Family::default(),
+            ),
+            deliveries: counter(
+                "deliveries_mailed",
+                "Records mailed to shards, once for each shard",
+            ),
+            recipients: counter(
+                "recipients_mailed",
+                "Recipients of the records mailed to shards, whether they have a session or not",
+            ),
+            commits: counter("offset_commits", "Commits of offsets that were sent"),
+            commit_failures: counter("offset_commit_failures", "Commits of offsets that failed"),
+            repositions: counter(
+                "offset_repositions",
+                "Partitions that were gone on with elsewhere because their offset was out of range",
+            ),
+            lag: metrics.register(
+                "kafka_lag",
+                "Records that are in Kafka and not yet consumed",
+                Family::default(),
+            ),
+        }
+    }
+
+    pub(super) fn ledger(&self, thread: usize) -> Ledger {
+        let by_topic = |family: &Family<Label, Counter>| {
+            let topics = TAILED.iter().map(|(topic, _)| [("topic", (*topic).to_owned())]);
+            topics.map(|label| family.get_or_create(&label).clone()).collect()
+        };
+        Ledger {
+            consumed: by_topic(&self.consumed),
+            skipped: by_topic(&self.skipped),
+            deliveries: self.deliveries.clone(),
+            recipients: self.recipients.clone(),
+            commits: self.commits.clone(),
+            commit_failures: self.commit_failures.clone(),
+            repositions: self.repositions.clone(),
+            lag: self.lag.get_or_create(&[("consumer", thread.to_string())]).clone(),
+        }
+    }
+}

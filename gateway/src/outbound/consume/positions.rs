@@ -1,0 +1,178 @@
+//! Where reading starts. A partition is gone on with from its committed offset if that is recent,
+//! else from its end, as a number that is fixed before the gateway listens: what was published
+//! earlier was committed to PostgreSQL earlier, so a later sync has it.
+
+use super::client::Consumer;
+use super::record::{Purpose, TAILED};
+use crate::limits::{KAFKA_ASK_MS_MAX, KAFKA_RECENT_MS};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::HashMap;
+use std::time::Duration;
+
+const ASK: Duration = Duration::from_millis(KAFKA_ASK_MS_MAX);
+
+/// One partition and where its reading starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) topic: &'static str,
+    pub(super) purpose: Purpose,
+    pub(super) partition: i32,
+    /// None: at its first record (a partition that is new).
+    pub(super) start: Option<i64>,
+}
+
+impl Position {
+    /// Which of `threads` reads the partition; spreads topics of few partitions, too.
+    pub(super) fn thread(&self, threads: usize) -> usize {
+        let topic = TAILED.iter().position(|it| it.0 == self.topic).unwrap_or_default();
+        (topic + usize::try_from(self.partition).unwrap_or_default()) % threads.max(1)
+    }
+}
+
+/// Looks at the topics, with a client that reads no records.
+pub(super) struct Scout {
+    consumer: Consumer,
+    /// Partitions of each topic as they were last handed out.
+    known: HashMap<&'static str, i32>,
+}
+
+impl Scout {
+    pub(super) fn new(consumer: Consumer) -> Self {
+        Self { consumer, known: HashMap::new() }
+    }
+
+    /// The start of every partition of every tailed topic; an error, for a person, if a broker does
+    /// not answer or a topic is missing. `now_ms`: since the Unix epoch.
+    pub(super) fn start_positions(&mut self, now_ms: u64) -> Result<Vec<Position>, String> {
+        let counts = self.partition_counts()?;
+        let ends = self.offsets(&counts, Offset::End)?;
+        let recent_ms = i64::try_from(now_ms.saturating_sub(KAFKA_RECENT_MS)).unwrap_or_default();
+        let recent = self.offsets(&counts, Offset::Offset(recent_ms))?;
+        let committed = self
+            .consumer
+            .committed_offsets(list(&counts, Offset::Invalid), ASK)
+            .map_err(|error| format!("committed offsets: {error}"))?;
+        let mut positions = Vec::new();
+        for (topic, purpose, partition) in partitions(&counts) {
+            let find = |list: &TopicPartitionList| {
+                list.find_partition(topic, partition).map(|it| it.offset())
+            };
+            let Some(Offset::Offset(end)) = find(&ends) else {
+                return Err(format!("the end of {topic} partition {partition} is not known"));
+            };
+            let start = choose(find(&committed), find(&recent), end);
+            positions.push(Position { topic, purpose, partition, start: Some(start) });
+        }
+        self.known = counts;
+        Ok(positions)
+    }
+
+    /// Partitions that came since the last call; also tells whether a broker answers at all.
+    pub(super) fn added_partitions(&mut self) -> Result<Vec<Position>, String> {
+        let counts = self.partition_counts()?;
+        let added = partitions(&counts)
+            .filter(|(topic, _, partition)| self.known.get(topic).is_none_or(|it| partition >= it))
+            .map(|(topic, purpose, partition)| Position { topic, purpose, partition, start: None })
+            .collect();
+        self.known = counts;
+        Ok(added)
+    }
+
+    fn partition_counts(&self) -> Result<HashMap<&'static str, i32>, String> {
+        let metadata = self.consumer.fetch_metadata(None, ASK);
+        let metadata = metadata.map_err(|error| format!("no broker answers: {error}"))?;
+        let mut counts = HashMap::new();
+        for (topic, _) in TAILED {
+            let found = metadata.topics().iter().find(|it| it.name() == topic);
+            let count =
+                found.filter(|it| it.error().is_none()).map_or(0, |it| it.partitions().len());
+            if count == 0 {
+                return Err(format!("the topic {topic} does not exist yet; relay creates it"));
+            }
+            counts.insert(topic, i32::try_from(count).unwrap_or(i32::MAX));
+        }
+        Ok(counts)
+    }
+
+    /// `at`: the end, or a time in milliseconds, which gives the first record that is not older
+    /// (the end again if there is none). One request to each broker.
+    fn offsets(
+        &self,
+        counts: &HashMap<&'static str, i32>,
+        at: Offset,
+    ) -> Result<TopicPartitionList, String> {
+        let answer = self.consumer.offsets_for_times(list(counts, at), ASK);
+        let answer = answer.map_err(|error| format!("offsets: {error}"))?;
+        let failed = answer.elements().iter().find_map(|it| {
+            let error: KafkaError = it.error().err()?;
+            Some(format!("offset of {} partition {}: {error}", it.topic(), it.partition()))
+        });
+        failed.map_or(Ok(answer), Err)
+    }
+}
+
+fn partitions(
+    counts: &HashMap<&'static str, i32>,
+) -> impl Iterator<Item = (&'static str, Purpose, i32)> {
+    TAILED.into_iter().flat_map(|(topic, purpose)| {
+        let count = counts.get(topic).copied().unwrap_or_default();
+        (0..count).map(move |partition| (topic, purpose, partition))
+    })
+}
+
+fn list(counts: &HashMap<&'static str, i32>, offset: Offset) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, _, partition) in partitions(counts) {
+        // Fails only for offsets that cannot be written as a number; these can.
+        let _ = list.add_partition_offset(topic, partition, offset);
+    }
+    list
+}
+
+/// The committed offset, unless there is none, or the record there is not recent, or the partition
+/// ends before it (the topic was made anew): then the end.
+fn choose(committed: Option<Offset>, recent: Option<Offset>, end: i64) -> i64 {
+    let first_recent = match recent {
+        Some(Offset::Offset(offset)) => offset,
+        _ => end,
+    };
+    match committed {
+        Some(Offset::Offset(offset)) if (first_recent..=end).contains(&offset) => offset,
+        _ => end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recent_committed_offset_is_gone_on_from_and_any_other_is_not() {
+        let offset = |offset| Some(Offset::Offset(offset));
+        for (committed, recent, expected) in [
+            (offset(90), offset(50), 90),
+            (offset(50), offset(50), 50),
+            (offset(49), offset(50), 100),
+            (offset(100), Some(Offset::End), 100),
+            (offset(99), Some(Offset::End), 100),
+            (offset(101), offset(50), 100),
+            (Some(Offset::Invalid), offset(50), 100),
+            (None, None, 100),
+        ] {
+            assert_eq!(choose(committed, recent, 100), expected, "{committed:?} {recent:?}");
+        }
+    }
+
+    #[test]
+    fn every_partition_has_one_thread_and_threads_share_evenly() {
+        let counts = TAILED.iter().map(|(topic, _)| (*topic, 8)).collect();
+        let mut shares = [0; 3];
+        for (topic, purpose, partition) in partitions(&counts) {
+            shares[Position { topic, purpose, partition, start: None }.thread(3)] += 1;
+        }
+        assert_eq!(shares.iter().sum::<i32>(), 56);
+        assert!(shares.iter().all(|share| (17..=21).contains(share)), "{shares:?}");
+    }
+}

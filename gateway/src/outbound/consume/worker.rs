@@ -1,0 +1,337 @@
+//! One Kafka thread: poll a batch, mail it to the shards, mail the batch's ticket, and now and then
+//! commit what the shards have enqueued.
+
+use super::client::Consumer;
+use super::ledger::Ledger;
+use super::native;
+use super::positions::Position;
+use super::record::{self, Headers, Purpose, RecordError, Router, TAILED};
+use crate::audience::Audiences;
+use crate::inbound::uplink::TypingSession;
+use crate::limits::{
+    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_POLL_MS, KAFKA_SETTLE_MS_MAX,
+};
+use crate::mail::{Delivery, Mail};
+use crate::mailbox::Mailboxes;
+use crate::outbound::offsets::{ShardSet, Tracker};
+use crate::outbound::publish::{DeadLetter, Publisher};
+use crate::progress::Progress;
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use proto::Uuid;
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Message, Offset, TopicPartitionList};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const POLL: Duration = Duration::from_millis(KAFKA_POLL_MS);
+const COMMIT: Duration = Duration::from_millis(KAFKA_COMMIT_MS);
+/// How often shards are looked at while the last batch settles.
+const SETTLE_STEP: Duration = Duration::from_millis(2);
+
+/// What all Kafka threads work with.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) mailboxes: Mailboxes,
+    pub(super) progress: Arc<Progress>,
+    pub(super) audiences: Audiences<TypingSession>,
+    pub(super) publisher: Publisher,
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+pub(super) struct Worker {
+    consumer: Consumer,
+    routing: Routing,
+    /// Partitions that are to be read from now on, too.
+    added: Receiver<Position>,
+    out_of_range: bool,
+}
+
+/// Everything but the consumer, whose records are borrowed from it while they are routed.
+struct Routing {
+    thread: u16,
+    shared: Shared,
+    ledger: Ledger,
+    router: Router,
+    partitions: Vec<Position>,
+    tracker: Tracker,
+    ticket: u64,
+    /// Shards that the batch in hand concerned so far.
+    concerned: ShardSet,
+}
+
+impl Worker {
+    pub(super) fn new(
+        thread: u16,
+        consumer: Consumer,
+        shared: Shared,
+        ledger: Ledger,
+        added: Receiver<Position>,
+    ) -> Self {
+        let router = Router::new(shared.mailboxes.len());
+        let routing = Routing {
+            thread,
+            shared,
+            ledger,
+            router,
+            partitions: Vec::new(),
+            tracker: Tracker::default(),
+            ticket: 0,
+            concerned: ShardSet::default(),
+        };
+        Self { consumer, routing, added, out_of_range: false }
+    }
+
+    /// Reads these partitions, too, and the others from where they are.
+    pub(super) fn assign(&mut self, positions: Vec<Position>) -> Result<(), String> {
+        for position in positions {
+            self.routing.tracker.add_partition(position.start);
+            self.routing.partitions.push(position);
+        }
+        let mut list = TopicPartitionList::new();
+        for (index, Position { topic, partition, .. }) in self.routing.partitions.iter().enumerate()
+        {
+            let next = self.routing.tracker.next_offset(index);
+            let offset = next.map_or(Offset::Beginning, Offset::Offset);
+            list.add_partition_offset(topic, *partition, offset)
+                .map_err(|error| format!("{topic} partition {partition}: {error}"))?;
+        }
+        self.consumer.assign(&list).map_err(|error| format!("assignment: {error}"))
+    }
+
+    /// Until it is told to stop.
+    pub(super) fn run(mut self) {
+        let mut kept_house_at = Instant::now();
+        while !self.routing.shared.stop.load(Ordering::Acquire) {
+            self.batch();
+            if kept_house_at.elapsed() >= COMMIT {
+                self.keep_house();
+                kept_house_at = Instant::now();
+            }
+        }
+        let settle_until = Instant::now() + Duration::from_millis(KAFKA_SETTLE_MS_MAX);
+        self.routing.advance();
+        while !self.routing.tracker.is_settled() && Instant::now() < settle_until {
+            std::thread::sleep(SETTLE_STEP);
+            self.routing.advance();
+        }
+        self.commit(CommitMode::Sync);
+    }
+
+    fn batch(&mut self) {
+        let Self { consumer, routing, out_of_range, .. } = self;
+        let mut patience = POLL;
+        for _ in 0..KAFKA_BATCH_RECORDS_MAX {
+            match consumer.poll(patience) {
+                Some(Ok(message)) => routing.take(&message),
+                Some(Err(error)) => *out_of_range |= is_out_of_range(&error),
+                None => break,
+            }
+            patience = Duration::ZERO;
+        }
+        routing.end_batch();
+    }
+
+    fn keep_house(&mut self) {
+        let added: Vec<Position> = self.added.try_iter().collect();
+        if !added.is_empty() {
+            tracing::info!(?added, "new partitions");
+            if let Err(error) = self.assign(added) {
+                tracing::error!(error, "new partitions are not read");
+            }
+        }
+        if self.out_of_range {
+            self.reposition();
+        }
+        self.routing.advance();
+        self.commit(CommitMode::Async);
+        self.measure_lag();
+    }
+
+    fn commit(&mut self, mode: CommitMode) {
+        let routing = &mut self.routing;
+        if self.consumer.context().take_commit_failed() {
+            routing.ledger.commit_failures.inc();
+            routing.tracker.commit_failed();
+        }
+        let due = routing.tracker.take_due();
+        if due.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::with_capacity(due.len());
+        for (index, offset) in due {
+            let Position { topic, partition, .. } = &routing.partitions[index];
+            // Fails only for offsets below zero, which no record has.
+            let _ = list.add_partition_offset(topic, *partition, Offset::Offset(offset));
+        }
+        routing.ledger.commits.inc();
+        if let Err(error) = self.consumer.commit(&list, mode) {
+            routing.ledger.commit_failures.inc();
+            routing.tracker.commit_failed();
+            tracing::warn!(%error, "offsets not committed");
+        }
+    }
+
+    /// An offset was out of range, and librdkafka does not say which: a partition whose next record
+    /// was deleted goes on at its first one, a partition that ends before it (its log was lost) at
+    /// its end, and the others from where they are.
+    fn reposition(&mut self) {
+        let patience = Duration::from_millis(KAFKA_ASK_MS_MAX);
+        for (index, Position { topic, partition, .. }) in self.routing.partitions.iter().enumerate()
+        {
+            let Some(next) = self.routing.tracker.next_offset(index) else { continue };
+            match self.consumer.fetch_watermarks(topic, *partition, patience) {
+                Ok((low, high)) if !(low..=high).contains(&next) => {
+                    let to = next.max(low).min(high);
+                    tracing::error!(
+                        topic, partition, from = next, to,
+                        "offset out of range: events are lost to this gateway, clients sync them"
+                    );
+                    self.routing.ledger.repositions.inc();
+                    self.routing.tracker.move_to(index, to);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(topic, partition, %error, "watermarks not known; trying again");
+                    return;
+                }
+            }
+        }
+        match self.assign(Vec::new()) {
+            Ok(()) => self.out_of_range = false,
+            Err(error) => tracing::error!(error, "partitions not read; trying again"),
+        }
+    }
+
+    fn measure_lag(&self) {
+        let routing = &self.routing;
+        let lags = routing.partitions.iter().enumerate().filter_map(|(index, it)| {
+            let high = native::high_watermark(&self.consumer, it.topic, it.partition)?;
+            Some(high.saturating_sub(routing.tracker.next_offset(index)?).max(0))
+        });
+        routing.ledger.lag.set(lags.sum());
+    }
+}
+
+impl Routing {
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        let (topic, partition) = (message.topic(), message.partition());
+        let at = |it: &Position| it.partition == partition && it.topic == topic;
+        let Some(index) = self.partitions.iter().position(at) else { return };
+        let purpose = self.partitions[index].purpose;
+        let place = TAILED.iter().position(|it| it.0 == topic).unwrap_or_default();
+        self.ledger.consumed[place].inc();
+        let shards = self.route(purpose, message).unwrap_or_else(|error| {
+            self.ledger.skipped[place].inc();
+            self.skip(message, &error.to_string());
+            ShardSet::default()
+        });
+        self.concerned.union(&shards);
+        // The batch's ticket is the next one; `end_batch` mails it.
+        self.tracker.record(index, message.offset(), self.ticket + 1, &shards);
+    }
+
+    /// The shards that were mailed.
+    fn route(
+        &mut self,
+        purpose: Purpose,
+        message: &BorrowedMessage<'_>,
+    ) -> Result<ShardSet, RecordError> {
+        let key = message.key().unwrap_or_default();
+        let id = proto::id::from_field("the record's key", key)?;
+        if purpose == Purpose::Membership {
+            self.shared.audiences.lock().forget(&id);
+            return Ok(ShardSet::default());
+        }
+        let value = message.payload().unwrap_or_default();
+        record::check_value(value)?;
+        let frame = Bytes::copy_from_slice(value);
+        if purpose == Purpose::Presence {
+            return Ok(self.present(id, &frame));
+        }
+        let headers = Headers::read(native::headers(message))?;
+        let conversation = if purpose == Purpose::Conversation { id } else { Uuid::nil() };
+        let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
+        self.router.route(
+            headers.recipients,
+            |user| mailboxes.home(user),
+            |shard, recipients| {
+                ledger.deliveries.inc();
+                ledger.recipients.inc_by(recipients.len() as u64);
+                let delivery = Delivery {
+                    recipients,
+                    frame: frame.clone(),
+                    conversation,
+                    sequence_number: headers.sequence_number,
+                    ephemeral: headers.ephemeral,
+                    created_at_us: headers.created_at_us,
+                };
+                // A shard that has ended is one of a gateway that stops.
+                let _ = mailboxes.get(shard).send(Mail::Deliver(delivery));
+            },
+        )
+    }
+
+    fn present(&self, user: Uuid, frame: &Bytes) -> ShardSet {
+        let mut shards = ShardSet::default();
+        for (shard, mailbox) in (0_u16..).zip(self.shared.mailboxes.iter()) {
+            let _ = mailbox.send(Mail::Presence { user, frame: frame.clone() });
+            shards.insert(shard);
+        }
+        shards
+    }
+
+    fn skip(&self, message: &BorrowedMessage<'_>, error: &str) {
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        tracing::error!(topic, partition, offset, error, "record skipped: it is a dead letter now");
+        let own = |(name, value): (&[u8], &[u8])| {
+            (String::from_utf8_lossy(name).into_owned(), value.to_vec())
+        };
+        self.shared.publisher.dead_letter(&DeadLetter {
+            topic,
+            partition,
+            offset,
+            key: message.key().unwrap_or_default(),
+            value: message.payload().unwrap_or_default(),
+            headers: native::headers(message).map(own).collect(),
+            error,
+        });
+    }
+
+    fn end_batch(&mut self) {
+        self.ticket += 1;
+        for shard in self.concerned.iter() {
+            let ticket = Mail::Ticket { consumer: self.thread, ticket: self.ticket };
+            let _ = self.shared.mailboxes.get(shard).send(ticket);
+        }
+        self.concerned = ShardSet::default();
+    }
+
+    fn advance(&mut self) {
+        let (thread, progress) = (self.thread, &self.shared.progress);
+        self.tracker.advance(|shard| progress.load(thread, shard));
+    }
+}
+
+/// Other errors heal by themselves: librdkafka goes on asking.
+fn is_out_of_range(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    let out_of_range = matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::LogTruncation
+        )
+    );
+    if out_of_range {
+        tracing::error!(%error, "kafka consumer");
+    } else {
+        tracing::warn!(%error, "kafka consumer");
+    }
+    out_of_range
+}

@@ -1,0 +1,193 @@
+//! What is queued to sessions: every payload is held once in a shard, however many rings refer to
+//! it, with its WebSocket frame header already in front.
+
+use crate::inbound::upgrade::Encoding;
+use crate::limits::{PAYLOAD_BYTES_KEPT, PAYLOADS_KEPT};
+use crate::outbound::encode;
+use bytes::Bytes;
+use proto::Message;
+use proto::client::ServerFrame;
+
+/// A reference to a payload of this shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Handle(pub(crate) u32);
+
+/// What a payload is made of.
+enum Source {
+    /// The slot is free.
+    Free,
+    /// Bytes for the socket as they are: HTTP, control frames, a frame already encoded for one session.
+    Raw(Bytes),
+    /// An encoded `ServerFrame`; the frames are made when the first session wants them.
+    Frame(Bytes),
+}
+
+struct Payload {
+    source: Source,
+    references: u32,
+    /// For the delivery latency; 0: not measured.
+    created_at_us: u64,
+    /// The frame for binary sessions, header in front; empty until wanted.
+    binary: Vec<u8>,
+    /// The frame for JSON sessions, header in front; empty until wanted.
+    text: Vec<u8>,
+}
+
+/// The payloads of one shard.
+pub(crate) struct Payloads {
+    slots: Vec<Payload>,
+    free: Vec<u32>,
+}
+
+impl Payloads {
+    pub(crate) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Bytes for the socket as they are. The caller holds the one reference.
+    pub(crate) fn add_raw(&mut self, bytes: Bytes) -> Handle {
+        self.add(Source::Raw(bytes), 0)
+    }
+
+    /// An encoded `ServerFrame`, for sessions of either encoding. The caller holds the one reference.
+    pub(crate) fn add_frame(&mut self, frame: Bytes, created_at_us: u64) -> Handle {
+        self.add(Source::Frame(frame), created_at_us)
+    }
+
+    /// A frame for one session. The caller holds the one reference.
+    pub(crate) fn add_reply(&mut self, frame: &ServerFrame, encoding: Encoding) -> Handle {
+        let handle = self.add(Source::Frame(Bytes::new()), 0);
+        let payload = &mut self.slots[handle.0 as usize];
+        match encoding {
+            Encoding::Proto => encode::binary_message(frame, &mut payload.binary),
+            Encoding::Json => encode::text(frame, &mut payload.text),
+        }
+        handle
+    }
+
+    fn add(&mut self, source: Source, created_at_us: u64) -> Handle {
+        if let Some(index) = self.free.pop() {
+            let payload = &mut self.slots[index as usize];
+            payload.source = source;
+            payload.references = 1;
+            payload.created_at_us = created_at_us;
+            return Handle(index);
+        }
+        let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let (binary, text) = (Vec::new(), Vec::new());
+        self.slots.push(Payload { source, references: 1, created_at_us, binary, text });
+        Handle(index)
+    }
+
+    /// Makes the encoding if it is not made yet; returns the bytes on the wire, or None if the
+    /// payload cannot be shown in that encoding because it is no `ServerFrame`.
+    pub(crate) fn prepare(&mut self, handle: Handle, encoding: Encoding) -> Option<usize> {
+        let payload = &mut self.slots[handle.0 as usize];
+        let source = match &payload.source {
+            Source::Free => return None,
+            Source::Raw(bytes) => return Some(bytes.len()),
+            Source::Frame(bytes) => bytes,
+        };
+        let made = match encoding {
+            Encoding::Proto => {
+                if payload.binary.is_empty() {
+                    encode::binary(source, &mut payload.binary);
+                }
+                &payload.binary
+            }
+            Encoding::Json => {
+                if payload.text.is_empty() {
+                    let frame = ServerFrame::decode(source.as_ref()).ok()?;
+                    encode::text(&frame, &mut payload.text);
+                }
+                &payload.text
+            }
+        };
+        Some(made.len())
+    }
+
+    /// The bytes on the wire; empty if they were not prepared.
+    pub(crate) fn bytes(&self, handle: Handle, encoding: Encoding) -> &[u8] {
+        let payload = &self.slots[handle.0 as usize];
+        match (&payload.source, encoding) {
+            (Source::Free, _) => &[],
+            (Source::Raw(bytes), _) => bytes,
+            (Source::Frame(_), Encoding::Proto) => &payload.binary,
+            (Source::Frame(_), Encoding::Json) => &payload.text,
+        }
+    }
+
+    /// When the payload's event was created; 0 if that is not to be measured.
+    pub(crate) fn created_at_us(&self, handle: Handle) -> u64 {
+        self.slots[handle.0 as usize].created_at_us
+    }
+
+    pub(crate) fn retain(&mut self, handle: Handle) {
+        self.slots[handle.0 as usize].references += 1;
+    }
+
+    /// Gives a reference back; the last one frees the payload.
+    pub(crate) fn release(&mut self, handle: Handle) {
+        let payload = &mut self.slots[handle.0 as usize];
+        debug_assert!(payload.references > 0, "a payload is released once too often");
+        payload.references = payload.references.saturating_sub(1);
+        if payload.references > 0 {
+            return;
+        }
+        payload.source = Source::Free;
+        let kept = self.free.len() < PAYLOADS_KEPT;
+        for buffer in [&mut payload.binary, &mut payload.text] {
+            if kept && buffer.capacity() <= PAYLOAD_BYTES_KEPT {
+                buffer.clear();
+            } else {
+                *buffer = Vec::new();
+            }
+        }
+        self.free.push(handle.0);
+    }
+
+    /// Payloads that are referred to.
+    pub(crate) fn live(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::client::{Goaway, server_frame::Frame};
+
+    fn goaway() -> ServerFrame {
+        let goaway = Goaway { reason: "test".into(), reconnect_delay_ms: 5 };
+        ServerFrame { request_id: 0, frame: Some(Frame::Goaway(goaway)) }
+    }
+
+    #[test]
+    fn both_encodings_come_of_one_payload_and_a_freed_slot_is_used_again() {
+        let mut payloads = Payloads::new();
+        let handle = payloads.add_frame(goaway().encode_to_vec().into(), 9);
+        let binary = payloads.prepare(handle, Encoding::Proto).unwrap();
+        assert_eq!(payloads.bytes(handle, Encoding::Proto).len(), binary);
+        assert_eq!(
+            payloads.bytes(handle, Encoding::Proto)[..2],
+            [0x82, u8::try_from(binary - 2).unwrap()]
+        );
+        payloads.prepare(handle, Encoding::Json).unwrap();
+        let text = &payloads.bytes(handle, Encoding::Json)[2..];
+        assert_eq!(text, proto::json::encode_server_frame(&goaway()).as_bytes());
+        payloads.retain(handle);
+        payloads.release(handle);
+        assert_eq!(payloads.live(), 1);
+        payloads.release(handle);
+        assert_eq!(payloads.live(), 0);
+        assert_eq!(payloads.add_raw(Bytes::from_static(b"x")), handle);
+        assert_eq!(payloads.bytes(handle, Encoding::Json), b"x");
+    }
+
+    #[test]
+    fn bytes_that_are_no_frame_have_no_text() {
+        let mut payloads = Payloads::new();
+        let handle = payloads.add_frame(Bytes::from_static(&[0xff; 9]), 0);
+        assert_eq!(payloads.prepare(handle, Encoding::Json), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! Connections on their way from the shard that accepted them to their user's home.
+
+use super::Shard;
+use super::handover::Handover;
+use crate::close::Reason;
+use crate::conn::Conn;
+use crate::outbound::encode;
+use mio::net::TcpStream;
+use std::io::Write;
+
+impl Shard {
+    /// Takes a connection out of this shard, with what is queued to it and not written.
+    pub(super) fn detach(&mut self, slot: u32) -> Option<(TcpStream, Conn, Vec<u8>)> {
+        // The 101 response, usually: nothing else was sent yet.
+        self.flush_connection(slot);
+        let unsent = self.unsent(slot);
+        self.empty_ring(slot);
+        self.wheel.clear(slot);
+        let mut connection = self.table.remove(slot)?;
+        if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
+            tracing::error!(shard = self.id, %error, "connection not deregistered");
+        }
+        Some((connection.stream, connection.conn, unsent))
+    }
+
+    /// A connection that another shard accepted.
+    pub(super) fn adopt(&mut self, handover: Handover) {
+        let Handover { stream, conn, unsent, claims, request_id, hello } = handover;
+        let Some(slot) = self.insert(stream, conn) else { return };
+        if !unsent.is_empty() {
+            self.enqueue_raw(slot, unsent.into());
+        }
+        self.begin(slot, request_id, claims, hello);
+    }
+
+    /// The home shard's mailbox is full: the client may come again.
+    pub(super) fn give_up(&mut self, handover: Handover) {
+        self.counts.closed(Reason::Overloaded);
+        // Best effort, as the connection is no longer anybody's.
+        let _ = (&handover.stream).write(&encode::close(Reason::Overloaded, None));
+    }
+
+    fn unsent(&self, slot: u32) -> Vec<u8> {
+        let Some(connection) = self.table.get(slot) else { return Vec::new() };
+        let encoding = connection.conn.encoding();
+        let mut bytes = Vec::new();
+        for handle in self.rings.iter(connection.ring) {
+            bytes.extend_from_slice(self.payloads.bytes(handle, encoding));
+        }
+        bytes.drain(..self.rings.written(connection.ring).min(bytes.len()));
+        bytes
+    }
+}

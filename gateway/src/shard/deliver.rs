@@ -1,0 +1,128 @@
+//! Events to sessions, and the one place where something is put into a ring.
+
+use super::Shard;
+use super::table::NO_SLOT;
+use crate::close::Reason;
+use crate::mail::Delivery;
+use crate::outbound::payload::Handle;
+use crate::outbound::ring::{self, Verdict};
+use crate::recovery::catchup::Held;
+use bytes::Bytes;
+use proto::Uuid;
+
+impl Shard {
+    /// An event for those of its recipients whose home is here.
+    pub(super) fn deliver(&mut self, delivery: &Delivery) {
+        let mut payload = None;
+        for user in &delivery.recipients {
+            let mut slot = self.registry.first(&self.table, user);
+            if slot == NO_SLOT {
+                self.counts.events_no_session.increment();
+            }
+            while let Some(session) = self.table.session(slot) {
+                // Read now: the session may be closed by what follows.
+                let next = session.next_of_user;
+                let handle = *payload.get_or_insert_with(|| {
+                    self.payloads.add_frame(delivery.frame.clone(), delivery.created_at_us)
+                });
+                self.deliver_to(slot, handle, delivery);
+                slot = next;
+            }
+        }
+        if let Some(handle) = payload {
+            self.payloads.release(handle);
+        }
+    }
+
+    fn deliver_to(&mut self, slot: u32, handle: Handle, delivery: &Delivery) {
+        if delivery.sequence_number > 0
+            && let Some(catch_up) = self.table.session_mut(slot).and_then(|it| it.catch_up())
+        {
+            self.payloads.retain(handle);
+            match catch_up.hold(delivery.conversation, delivery.sequence_number, handle) {
+                Held::Waits(None) => {
+                    self.counts.events_held.increment();
+                    return;
+                }
+                Held::Waits(Some(handle)) => {
+                    self.counts.events_shed.increment();
+                    self.payloads.release(handle);
+                    return;
+                }
+                Held::Refused(handle) => {
+                    self.counts.events_overflowed.increment();
+                    self.payloads.release(handle);
+                    return self.close(slot, Reason::BackpressureOverflow, None);
+                }
+                Held::Free(handle) => self.payloads.release(handle),
+            }
+        }
+        if self.enqueue(slot, handle, delivery.ephemeral) {
+            self.counts.events_enqueued.increment();
+        }
+    }
+
+    /// A user came or went: for the sessions here that watch it.
+    pub(super) fn tell_watchers(&mut self, user: &Uuid, frame: Bytes) {
+        if self.watchers.of(user).is_empty() {
+            return;
+        }
+        let handle = self.payloads.add_frame(frame, 0);
+        let mut at = 0;
+        // A watcher that is closed for its full ring leaves the list.
+        while let Some(slot) = self.watchers.of(user).get(at).copied() {
+            let watchers = self.watchers.of(user).len();
+            if self.enqueue(slot, handle, true) {
+                self.counts.events_enqueued.increment();
+            }
+            at += usize::from(self.watchers.of(user).len() == watchers);
+        }
+        self.payloads.release(handle);
+    }
+
+    /// Puts a payload into the connection's ring, if the verdict is to take it; says whether it was
+    /// taken. The ring holds its own reference.
+    pub(super) fn enqueue(&mut self, slot: u32, handle: Handle, ephemeral: bool) -> bool {
+        let verdict = match self.try_enqueue(slot, handle, ephemeral) {
+            // Much may come between two flushes: slow is who has a full socket.
+            Some(Verdict::Overflow | Verdict::Shed) if self.is_writable(slot) => {
+                self.flush_connection(slot);
+                self.try_enqueue(slot, handle, ephemeral)
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Some(Verdict::Shed) => self.counts.events_shed.increment(),
+            Some(Verdict::Overflow) => {
+                self.counts.events_overflowed.increment();
+                self.close(slot, Reason::BackpressureOverflow, None);
+            }
+            Some(Verdict::Take) | None => {}
+        }
+        verdict == Some(Verdict::Take)
+    }
+
+    /// None if the connection is gone or ending, or cannot be shown the payload.
+    fn try_enqueue(&mut self, slot: u32, handle: Handle, ephemeral: bool) -> Option<Verdict> {
+        // Behind a close frame nothing is sent (RFC 6455 section 5.5.1).
+        let connection = self.table.get_mut(slot).filter(|it| it.ending.is_none())?;
+        let Some(bytes) = self.payloads.prepare(handle, connection.conn.encoding()) else {
+            self.counts.events_unreadable.increment();
+            return None;
+        };
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let queued = self.rings.queued(connection.ring);
+        let verdict = ring::verdict(queued, bytes, ephemeral, self.rings.limits());
+        if verdict == Verdict::Take {
+            self.payloads.retain(handle);
+            self.rings.push(&mut connection.ring, handle, bytes);
+            self.queued += 1;
+            self.mark_dirty(slot);
+        }
+        Some(verdict)
+    }
+
+    fn is_writable(&self, slot: u32) -> bool {
+        self.table.get(slot).is_some_and(|connection| !connection.blocked)
+    }
+}

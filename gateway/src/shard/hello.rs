@@ -1,0 +1,144 @@
+//! From hello to welcome: whose session it is, in which shard it lives, and the resume.
+
+use super::Shard;
+use super::frames::check_cursors;
+use super::handover::Handover;
+use super::table::{NO_SLOT, Session, Tick};
+use crate::close::Reason;
+use crate::inbound::token::{Claims, TokenError};
+use crate::limits::SYNC_BACKLOG_BYTES_MAX;
+use crate::mail::AskKind;
+use crate::recovery::catchup::CatchUp;
+use proto::client::server_frame::Frame;
+use proto::client::{Hello, TokenAccepted, Welcome};
+use proto::error::ErrorCode;
+use proto::limits::{CLIENT_FRAME_BYTES_MAX, SYNC_EVENTS_DEFAULT};
+
+impl Shard {
+    pub(super) fn hello(&mut self, slot: u32, request_id: u64, hello: Hello) {
+        let Some(connection) = self.table.get_mut(slot) else { return };
+        let offered = connection.conn.take_token();
+        let token = if hello.token.is_empty() { offered } else { Some(hello.token.clone()) };
+        let Some(token) = token else {
+            let message = "a token is required: in Authorization, in a bearer. subprotocol entry, or in hello";
+            self.reply_error(slot, request_id, ErrorCode::TokenMissing.to_frame(message));
+            return self.close(slot, Reason::Unauthenticated, None);
+        };
+        let claims = match self.verifier.verify(&token, self.now.wall_s()) {
+            Ok(claims) => claims,
+            Err(error) => {
+                let reason = match error {
+                    TokenError::NoKeys => Reason::Overloaded,
+                    TokenError::Expired => Reason::TokenExpired,
+                    _ => Reason::Unauthenticated,
+                };
+                self.reply_error(slot, request_id, error.code().to_frame(error.to_string()));
+                return self.close(slot, reason, None);
+            }
+        };
+        if self.mailboxes.home(&claims.user) == self.id {
+            self.begin(slot, request_id, claims, hello);
+        } else {
+            self.hand_over(slot, request_id, claims, hello);
+        }
+    }
+
+    /// Begins the session, in its home shard.
+    pub(super) fn begin(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {
+        let Claims { user, device, expires_at_s } = claims;
+        let token_due = self.token_tick(expires_at_s);
+        let ping_due = Tick::after(self.now, self.settings.ping_ms);
+        let Some(connection) = self.table.get_mut(slot) else { return };
+        let number = connection.generation;
+        let session = Session { user, device, next_of_user: NO_SLOT, in_flight: 0, extra: None };
+        connection.session = Some(session);
+        connection.deadlines.token = token_due;
+        connection.deadlines.ping = ping_due;
+        connection.conn.go_on();
+        connection.kick = connection.conn.has_stash();
+        self.registry.add(&mut self.table, slot);
+        self.follow_stage(slot);
+        self.arm(slot);
+        self.mark_ready(slot);
+        self.beyond.connected(user, device, self.connection_number(number));
+        let session_id = proto::id::new();
+        tracing::debug!(shard = self.id, %session_id, user_id = %user, device_id = %device, client = hello.client, "session began");
+        let welcome = Welcome {
+            session_id: session_id.as_bytes().to_vec(),
+            user_id: user.as_bytes().to_vec(),
+            device_id: device.as_bytes().to_vec(),
+            gateway_id: self.settings.instance.clone(),
+            server_time_us: self.now.wall_us,
+            heartbeat_interval_ms: u32::try_from(self.settings.ping_ms).unwrap_or(u32::MAX),
+            frame_bytes_max: u32::try_from(CLIENT_FRAME_BYTES_MAX).unwrap_or(u32::MAX),
+            watermark: Vec::new(),
+            token_expires_at_us: expires_at_s.saturating_mul(1_000_000),
+        };
+        self.reply(slot, request_id, Frame::Welcome(welcome));
+        if self.drain_until_ms.is_some() {
+            return self.say_goaway(slot);
+        }
+        if hello.resume {
+            self.resume(slot, request_id, hello);
+        }
+    }
+
+    /// Live events wait from here on, until chatd has answered.
+    fn resume(&mut self, slot: u32, request_id: u64, hello: Hello) {
+        let refused = match check_cursors(&hello.cursors) {
+            Err(error) => Some(error),
+            Ok(()) if self.backlog_bytes > SYNC_BACKLOG_BYTES_MAX => Some(
+                ErrorCode::Overloaded.to_frame("too many sessions are catching up; sync later"),
+            ),
+            Ok(()) => None,
+        };
+        if let Some(error) = refused {
+            return self.reply_error(slot, request_id, error);
+        }
+        let Some(session) = self.table.session_mut(slot) else { return };
+        session.extra().catch_up.get_or_insert_with(CatchUp::new).begin_resume();
+        let limit = SYNC_EVENTS_DEFAULT;
+        let kind = AskKind::Sync { resume: true, cursors: hello.cursors, limit };
+        if let Err(error) = self.ask(slot, request_id, kind) {
+            self.resume_failed(slot, request_id, error);
+        }
+    }
+
+    fn hand_over(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {
+        let home = self.mailboxes.home(&claims.user);
+        let Some((stream, mut conn, unsent)) = self.detach(slot) else { return };
+        conn.go_on();
+        let handover = Handover { stream, conn, unsent, claims, request_id, hello };
+        self.counts.sessions_moved.increment();
+        let mail = crate::mail::Mail::Adopt(Box::new(handover));
+        if let Err(crate::mail::Mail::Adopt(handover)) = self.mailboxes.get(home).try_send(mail) {
+            self.give_up(*handover);
+        }
+    }
+
+    pub(super) fn refresh_token(&mut self, slot: u32, request_id: u64, token: &str) {
+        let outcome = self.verifier.verify(token, self.now.wall_s());
+        let Some(session) = self.table.session(slot) else { return };
+        let error = match outcome {
+            Ok(claims) if claims.user == session.user && claims.device == session.device => {
+                let due = self.token_tick(claims.expires_at_s);
+                if let Some(connection) = self.table.get_mut(slot) {
+                    connection.deadlines.token = due;
+                }
+                self.arm(slot);
+                let expires_at_us = claims.expires_at_s.saturating_mul(1_000_000);
+                let accepted = TokenAccepted { expires_at_us };
+                return self.reply(slot, request_id, Frame::TokenAccepted(accepted));
+            }
+            Ok(_) => ErrorCode::TokenInvalid
+                .to_frame("the token is for another user or device than the session's"),
+            Err(error) => error.code().to_frame(error.to_string()),
+        };
+        self.reply_error(slot, request_id, error);
+    }
+
+    fn token_tick(&self, expires_at_s: u64) -> Tick {
+        let left_us = expires_at_s.saturating_mul(1_000_000).saturating_sub(self.now.wall_us);
+        Tick::after(self.now, left_us.div_ceil(1_000))
+    }
+}

@@ -1,0 +1,342 @@
+//! Shards on loopback, clients that speak to them, and the other threads' part played by the test.
+
+#![allow(clippy::disallowed_types, reason = "the test's own threads")]
+
+use crate::close::Reason;
+use crate::config::Settings;
+use crate::conn::Policy;
+use crate::inbound::frame::FrameLimits;
+use crate::inbound::listen::Bound;
+use crate::inbound::token::Verifier;
+use crate::mail::{Answer, Ask, Asked, Delivery, Mail};
+use crate::mailbox::{Mailboxes, pair};
+use crate::metrics::GatewayMetrics;
+use crate::progress::Progress;
+use crate::shard::{BELL, Beyond, Parts, Shard};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use mio::{Poll, Waker};
+use proto::client::client_frame::Frame as Up;
+use proto::client::event::Kind;
+use proto::client::server_frame::Frame as Down;
+use proto::client::{ClientFrame, Error, Event, Hello, Message as ChatMessage, ServerFrame};
+use proto::link::response::Response;
+use proto::{Message, Uuid};
+use serde_json::json;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::protocol::WebSocket;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// RFC 8032 section 7.1, test 1.
+const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+const PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
+/// Came (true) or went, user, connection.
+type Change = (bool, Uuid, u64);
+
+struct Notebook {
+    asks: Sender<Ask>,
+    changes: Sender<Change>,
+}
+
+impl Beyond for Notebook {
+    fn ask(&self, ask: Ask) -> Result<(), Box<Ask>> {
+        self.asks.send(ask).map_err(|refused| Box::new(refused.0))
+    }
+
+    fn connected(&self, user: Uuid, _: Uuid, connection: u64) {
+        let _ = self.changes.send((true, user, connection));
+    }
+
+    fn disconnected(&self, user: Uuid, _: Uuid, connection: u64) {
+        let _ = self.changes.send((false, user, connection));
+    }
+
+    fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {}
+}
+
+pub(super) struct Gateway {
+    pub(super) mailboxes: Mailboxes,
+    address: SocketAddr,
+    metrics: GatewayMetrics,
+    asks: Receiver<Ask>,
+    changes: Receiver<Change>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        instance: "gateway-test".into(),
+        policy: Policy {
+            frames: FrameLimits { message_bytes_max: 65_536, fragments_max: 256 },
+            origins: Vec::new(),
+            echo: false,
+        },
+        sessions_max: 1_000,
+        ring_entries: 256,
+        ring_bytes_max: 1 << 20,
+        handshake_ms: 5_000,
+        hello_ms: 5_000,
+        ping_ms: 54_000,
+        pong_ms: 60_000,
+        write_ms: 10_000,
+        drain_ms: 5_000,
+        shard_drain_ms: 5_000,
+    }
+}
+
+impl Gateway {
+    pub(super) fn start(shards: usize, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let settings = Arc::new(settings);
+        let (polls, boxes): (Vec<_>, Vec<_>) = (0..shards)
+            .map(|_| {
+                let poll = Poll::new().unwrap();
+                let (mailbox, inbox) =
+                    pair(1_024, Some(Waker::new(poll.registry(), BELL).unwrap()));
+                ((poll, inbox), mailbox)
+            })
+            .unzip();
+        let mailboxes = Mailboxes::new(boxes);
+        let metrics = GatewayMetrics::register(shards, &daemon::Metrics::new("gateway"));
+        let (ask_sender, asks) = unbounded();
+        let (change_sender, changes) = unbounded();
+        let start = |(id, (poll, inbox)): (u16, _)| {
+            let parts = Parts {
+                id,
+                poll,
+                inbox,
+                settings: Arc::clone(&settings),
+                mailboxes: mailboxes.clone(),
+                progress: Arc::new(Progress::new(1, shards)),
+                metrics: metrics.clone(),
+                beyond: Box::new(Notebook {
+                    asks: ask_sender.clone(),
+                    changes: change_sender.clone(),
+                }),
+            };
+            std::thread::Builder::new().spawn(move || Shard::new(parts).run()).unwrap()
+        };
+        let threads = (0..).zip(polls).map(start).collect();
+        let bound = Bound::new(&["127.0.0.1:0".to_owned()], shards).unwrap();
+        let address = bound.addresses[0];
+        let verifier = Arc::new(verifier());
+        for (mailbox, listeners) in mailboxes.iter().zip(bound.listen().unwrap()) {
+            mailbox.send(Mail::Keys(Arc::clone(&verifier))).unwrap();
+            mailbox.send(Mail::Listen(listeners)).unwrap();
+        }
+        Self { mailboxes, address, metrics, asks, changes, threads }
+    }
+
+    pub(super) fn stream(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// A token that expires so many seconds from now.
+    pub(super) fn token(&self, user: Uuid, expires_in_s: i64) -> String {
+        let now_s = i64::try_from(daemon::clock::now_us() / 1_000_000).unwrap();
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.typ = Some("at+jwt".into());
+        header.kid = Some("k".into());
+        let claims = json!({"iss": "realchat", "aud": "realchat", "sub": user.to_string(),
+            "did": user.to_string(), "iat": now_s, "exp": now_s + expires_in_s, "jti": "1"});
+        let der = [unhex("302e020100300506032b657004220420"), unhex(SEED)].concat();
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(&der)).unwrap()
+    }
+
+    pub(super) fn hello(&self, user: Uuid) -> Hello {
+        Hello { token: self.token(user, 600), ..Hello::default() }
+    }
+
+    pub(super) fn delivery(&self, recipients: Vec<Uuid>, event: Event) -> Delivery {
+        Delivery {
+            recipients: recipients.into(),
+            conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
+            sequence_number: event.sequence_number,
+            ephemeral: false,
+            created_at_us: daemon::clock::now_us(),
+            frame: frame_bytes(event),
+        }
+    }
+
+    pub(super) fn deliver(&self, user: Uuid, event: Event) {
+        let home = self.mailboxes.get(self.mailboxes.home(&user));
+        home.send(Mail::Deliver(self.delivery(vec![user], event))).unwrap();
+    }
+
+    pub(super) fn next_ask(&self) -> Ask {
+        self.asks.recv_timeout(PATIENCE).unwrap()
+    }
+
+    pub(super) fn next_change(&self) -> Change {
+        self.changes.recv_timeout(PATIENCE).unwrap()
+    }
+
+    pub(super) fn answer(&self, ask: &Ask, asked: Asked, outcome: Result<Response, Error>) {
+        let (session, request_id) = (ask.session, ask.request_id);
+        let answer = Answer { session, request_id, asked, outcome };
+        self.mailboxes.get(session.shard).send(Mail::Answer(answer)).unwrap();
+    }
+
+    pub(super) fn closes(&self, reason: Reason) -> u64 {
+        (0..self.mailboxes.len())
+            .map(|shard| self.metrics.shard(shard.try_into().unwrap()).closes[reason.index()].get())
+            .sum()
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.metrics.connections()
+    }
+
+    pub(super) fn drain(&self) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.send(Mail::Drain).unwrap();
+        }
+    }
+
+    /// Every shard ends and has given everything back.
+    pub(super) fn stop(self) {
+        self.drain();
+        for mailbox in self.mailboxes.iter() {
+            mailbox.send(Mail::Stop).unwrap();
+        }
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        for shard in 0..self.mailboxes.len() {
+            let counts = self.metrics.shard(shard.try_into().unwrap());
+            assert_eq!(counts.send_queue_depth.get(), 0);
+            assert_eq!(counts.rings_borrowed.get(), 0);
+            // The ping's own.
+            assert_eq!(counts.payloads_live.get(), 1);
+        }
+    }
+}
+
+fn verifier() -> Verifier {
+    let x = URL_SAFE_NO_PAD.encode(unhex(PUBLIC));
+    let key =
+        json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "k", "x": x});
+    Verifier::from_jwks(&json!({"keys": [key]}).to_string(), "realchat", "realchat").unwrap()
+}
+
+/// A client by tungstenite, as an independent implementation.
+pub(super) struct Client {
+    socket: WebSocket<TcpStream>,
+    binary: bool,
+}
+
+impl Client {
+    pub(super) fn connect(gateway: &Gateway, binary: bool) -> Self {
+        let mut request =
+            format!("ws://{}/v1/connect", gateway.address).into_client_request().unwrap();
+        let protocol = if binary { proto::SUBPROTOCOL_PROTO } else { proto::SUBPROTOCOL_JSON };
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        let (socket, _) = tungstenite::client(request, gateway.stream()).unwrap();
+        Self { socket, binary }
+    }
+
+    pub(super) fn greeted(gateway: &Gateway, user: Uuid, binary: bool) -> Self {
+        let mut client = Self::connect(gateway, binary);
+        client.send(1, Up::Hello(gateway.hello(user)));
+        let (1, Down::Welcome(welcome)) = client.next() else { panic!("a welcome is awaited") };
+        assert_eq!(welcome.user_id, user.as_bytes());
+        client
+    }
+
+    pub(super) fn send(&mut self, request_id: u64, frame: Up) {
+        let frame = ClientFrame { request_id, frame: Some(frame) };
+        let message = if self.binary {
+            tungstenite::Message::binary(frame.encode_to_vec())
+        } else {
+            tungstenite::Message::text(serde_json::to_string(&frame).unwrap())
+        };
+        self.socket.send(message).unwrap();
+    }
+
+    pub(super) fn next(&mut self) -> (u64, Down) {
+        loop {
+            let frame: ServerFrame = match self.socket.read().unwrap() {
+                tungstenite::Message::Binary(bytes) => ServerFrame::decode(bytes).unwrap(),
+                tungstenite::Message::Text(text) => serde_json::from_str(&text).unwrap(),
+                tungstenite::Message::Ping(_) => continue,
+                other => panic!("{other:?} came"),
+            };
+            return (frame.request_id, frame.frame.unwrap());
+        }
+    }
+
+    pub(super) fn next_sequence_number(&mut self) -> u64 {
+        match self.next() {
+            (0, Down::Event(event)) => event.sequence_number,
+            other => panic!("an event is awaited, {other:?} came"),
+        }
+    }
+
+    /// Reads on to the close frame.
+    pub(super) fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match self.socket.read() {
+                Ok(tungstenite::Message::Close(frame)) => return frame.map(|it| it.code.into()),
+                Ok(_) => {}
+                Err(error) => panic!("no close frame: {error}"),
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.socket.close(None).unwrap();
+        while self.socket.read().is_ok() {}
+    }
+}
+
+pub(super) fn event(conversation: Uuid, sequence_number: u64) -> Event {
+    Event {
+        conversation_id: conversation.as_bytes().to_vec(),
+        sequence_number,
+        kind: Some(Kind::Message(ChatMessage::default())),
+        ..Event::default()
+    }
+}
+
+pub(super) fn big_event(bytes: usize) -> Event {
+    let message = ChatMessage { text: "x".repeat(bytes), ..ChatMessage::default() };
+    Event { kind: Some(Kind::Message(message)), ..event(Uuid::from_u128(7), 1) }
+}
+
+pub(super) fn frame_bytes(event: Event) -> Bytes {
+    ServerFrame { request_id: 0, frame: Some(Down::Event(event)) }.encode_to_vec().into()
+}
+
+pub(super) fn upgrade_request(more: &str) -> String {
+    format!(
+        "GET /v1/connect HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+    )
+}
+
+pub(super) fn read_bytes(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+pub(super) fn read_to_end(stream: &mut TcpStream) -> String {
+    String::from_utf8(read_bytes(stream)).unwrap()
+}

@@ -1,0 +1,270 @@
+//! Starting and stopping the gateway's threads.
+
+#![allow(clippy::disallowed_methods, reason = "the shell: threads are started here")]
+
+use crate::audience::Audiences;
+use crate::config::{self, Settings};
+use crate::inbound::listen::Bound;
+use crate::inbound::uplink::{self, Uplink};
+use crate::limits::OPENING_TICK_MS;
+use crate::mail::{Ask, Mail};
+use crate::mailbox::{self, Mailboxes};
+use crate::metrics::GatewayMetrics;
+use crate::outbound::consume::{self, Consumers};
+use crate::outbound::publish::Publisher;
+use crate::presence::{self, Presence, PresenceChange};
+use crate::progress::Progress;
+use crate::shard::{BELL, Beyond, Parts, Shard};
+use core_affinity::CoreId;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use daemon::{Config, Context, Health, Metrics, Running};
+use mio::{Poll, Waker};
+use proto::Uuid;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// The health condition: clients can connect.
+const CONDITION: &str = "listen";
+/// Conditions of the other parts that must hold before the gateway listens.
+const BEFORE_LISTENING: [&str; 2] = ["kafka", "keys"];
+
+struct Gateway {
+    mailboxes: Mailboxes,
+    shards: Vec<JoinHandle<()>>,
+    presence: Presence,
+    stopping: Arc<AtomicBool>,
+    consumers: Receiver<Consumers>,
+}
+
+/// A shard's way to the other threads.
+struct Outside {
+    uplink: Uplink,
+    presence: Presence,
+}
+
+impl Beyond for Outside {
+    fn ask(&self, ask: Ask) -> Result<(), Box<Ask>> {
+        self.uplink.ask(ask)
+    }
+
+    fn connected(&self, user: Uuid, device: Uuid, connection: u64) {
+        self.presence.report(PresenceChange::Connected { user, device, connection });
+    }
+
+    fn disconnected(&self, user: Uuid, device: Uuid, connection: u64) {
+        self.presence.report(PresenceChange::Disconnected { user, device, connection });
+    }
+
+    fn census(&self, shard: u16, sessions: Vec<(Uuid, Uuid, u64)>) {
+        self.presence.census(shard, sessions);
+    }
+}
+
+/// Starts every thread and returns; the gateway listens once it may.
+pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
+    let Context { config, health, metrics, instance } = context;
+    health.require(CONDITION, "waiting for Kafka's positions and the verification keys");
+    raise_descriptor_limit(config.integer("sessions_max"));
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let shards = config::shards(&config, cores.len());
+    let bound = Bound::new(config.list("listen"), shards)?;
+    let (polls, mailboxes) = polls(shards, config.count("mailbox.letters_max"))?;
+    let progress = Arc::new(Progress::new(config.count("kafka.consumers"), shards));
+    let gateway_metrics = GatewayMetrics::register(shards, &metrics);
+    let audiences = Audiences::new();
+    let publisher = Publisher::start(&config, &metrics)?;
+    let presence = presence::start(&config, &instance, &metrics, mailboxes.clone())?;
+    let uplink = uplink::start(uplink::Setup {
+        config: &config,
+        instance: &instance,
+        health: &health,
+        metrics: &metrics,
+        mailboxes: mailboxes.clone(),
+        audiences: audiences.clone(),
+        publisher: publisher.clone(),
+    })?;
+    let settings = Arc::new(Settings::new(&config, &instance));
+    let mut threads = Vec::with_capacity(shards);
+    for (id, (poll, inbox)) in (0..).zip(polls) {
+        let parts = Parts {
+            id,
+            poll,
+            inbox,
+            settings: Arc::clone(&settings),
+            mailboxes: mailboxes.clone(),
+            progress: Arc::clone(&progress),
+            metrics: gateway_metrics.clone(),
+            beyond: Box::new(Outside { uplink: uplink.clone(), presence: presence.clone() }),
+        };
+        let core =
+            config.boolean("pin_shards").then(|| cores.get(usize::from(id) % cores.len().max(1)));
+        threads.push(start_shard(parts, core.flatten().copied())?);
+    }
+    let stopping = Arc::new(AtomicBool::new(false));
+    let (consumers_sender, consumers) = bounded(1);
+    let opening = Opening {
+        config,
+        instance,
+        health,
+        metrics,
+        mailboxes: mailboxes.clone(),
+        progress,
+        audiences,
+        publisher,
+        stopping: Arc::clone(&stopping),
+        consumers: consumers_sender,
+    };
+    let opening = thread::Builder::new().name("open".into()).spawn(move || opening.open(bound));
+    opening.map_err(|error| format!("thread open: {error}"))?;
+    Ok(Box::new(Gateway { mailboxes, shards: threads, presence, stopping, consumers }))
+}
+
+type Polls = Vec<(Poll, mailbox::Inbox)>;
+
+fn polls(shards: usize, letters_max: usize) -> Result<(Polls, Mailboxes), String> {
+    let mut polls = Vec::with_capacity(shards);
+    let mut mailboxes = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let poll = Poll::new().map_err(|error| format!("epoll: {error}"))?;
+        let waker =
+            Waker::new(poll.registry(), BELL).map_err(|error| format!("eventfd: {error}"))?;
+        let (mailbox, inbox) = mailbox::pair(letters_max, Some(waker));
+        polls.push((poll, inbox));
+        mailboxes.push(mailbox);
+    }
+    Ok((polls, Mailboxes::new(mailboxes)))
+}
+
+fn start_shard(parts: Parts, core: Option<CoreId>) -> Result<JoinHandle<()>, String> {
+    let name = format!("shard-{}", parts.id);
+    let started = thread::Builder::new().name(name.clone()).spawn(move || {
+        if let Some(core) = core
+            && !core_affinity::set_for_current(core)
+        {
+            tracing::warn!(shard = parts.id, core = core.id, "the shard is not pinned");
+        }
+        // Made here, so that its memory is its own core's.
+        Shard::new(parts).run();
+    });
+    started.map_err(|error| format!("thread {name}: {error}"))
+}
+
+/// What the opening thread needs.
+struct Opening {
+    config: Config,
+    instance: String,
+    health: Health,
+    metrics: Metrics,
+    mailboxes: Mailboxes,
+    progress: Arc<Progress>,
+    audiences: Audiences<uplink::TypingSession>,
+    publisher: Publisher,
+    stopping: Arc<AtomicBool>,
+    consumers: Sender<Consumers>,
+}
+
+impl Opening {
+    /// Kafka's positions, then the keys, then the listeners.
+    fn open(self, bound: Bound) {
+        let Some(consumers) = self.consume() else { return };
+        // Nobody takes them when the gateway is already stopping.
+        let _ = self.consumers.send(consumers);
+        while self.must_wait() {
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(OPENING_TICK_MS));
+        }
+        let addresses = bound.addresses.clone();
+        let listeners = match bound.listen() {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::error!(%error, "the gateway cannot listen");
+                return self.health.not_ready(CONDITION, format!("listen: {error}"));
+            }
+        };
+        for (mailbox, listeners) in self.mailboxes.iter().zip(listeners) {
+            // A shard that has ended is one of a gateway that stops.
+            let _ = mailbox.send(Mail::Listen(listeners));
+        }
+        for address in addresses {
+            tracing::info!(%address, "listening");
+        }
+        self.health.ready(CONDITION);
+    }
+
+    fn consume(&self) -> Option<Consumers> {
+        while !self.stopping.load(Ordering::Acquire) {
+            let setup = consume::Setup {
+                config: &self.config,
+                instance: &self.instance,
+                health: &self.health,
+                metrics: &self.metrics,
+                mailboxes: self.mailboxes.clone(),
+                progress: Arc::clone(&self.progress),
+                audiences: self.audiences.clone(),
+                publisher: self.publisher.clone(),
+            };
+            match consume::start(setup) {
+                Ok(consumers) => return Some(consumers),
+                Err(error) => {
+                    tracing::error!(error, "Kafka is not read yet");
+                    thread::sleep(Duration::from_millis(OPENING_TICK_MS));
+                }
+            }
+        }
+        None
+    }
+
+    fn must_wait(&self) -> bool {
+        self.health.missing().iter().any(|(condition, _)| BEFORE_LISTENING.contains(condition))
+    }
+}
+
+impl Running for Gateway {
+    fn stop(self: Box<Self>) {
+        self.stopping.store(true, Ordering::Release);
+        let all = |mail: fn() -> Mail| {
+            for mailbox in self.mailboxes.iter() {
+                let _ = mailbox.send(mail());
+            }
+        };
+        all(|| Mail::Drain);
+        // The shards still take letters, so that everything read from Kafka can be committed.
+        if let Ok(consumers) = self.consumers.try_recv() {
+            consumers.stop();
+        }
+        all(|| Mail::Stop);
+        for shard in self.shards {
+            if shard.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+        self.presence.stop();
+    }
+}
+
+/// A connection is a descriptor: the soft limit is raised as far as is needed and allowed.
+fn raise_descriptor_limit(sessions_max: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return;
+    }
+    // Listeners, links, Kafka and logs need a few as well.
+    let wanted = sessions_max.saturating_add(1_024);
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted.min(limit.rlim_max);
+        // SAFETY: `limit` is a valid rlimit that outlives the call.
+        let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+        if !raised || limit.rlim_cur < wanted {
+            tracing::warn!(
+                descriptors = limit.rlim_cur,
+                wanted,
+                "the limit of open files (ulimit -n) is below sessions_max"
+            );
+        }
+    }
+}
