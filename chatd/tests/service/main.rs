@@ -1,5 +1,7 @@
 //! chatd as a whole: its process, its link, and a real PostgreSQL.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 mod accounts;
 mod api;
 mod database;

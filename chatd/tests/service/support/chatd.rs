@@ -113,10 +113,6 @@ impl Chatd {
         }
     }
 
-    pub(crate) fn process_id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// SIGTERM, and the end that follows.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let id = self.process.id().to_string();

@@ -1,0 +1,149 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use proto::Uuid;
+
+/// RealChat from a terminal: accounts, conversations, messages, and what is wrong.
+///
+/// Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable.
+#[derive(Debug, Parser)]
+#[command(name = "realchat", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Base URL of a gateway, or several separated by commas; if not given: REALCHAT_URL, then the
+    /// server that NAME signed in at, then http://127.0.0.1:8080.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Whose tokens to use (kept under REALCHAT_HOME); may be left out while there is only one.
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Each line of output is one JSON object; errors are objects on standard error.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes an account named NAME and signs in.
+    Register(Password),
+    /// Signs NAME in, by password or by a one-time code.
+    Login(Login),
+    /// Signs this device out and forgets its tokens.
+    Logout,
+    /// Makes a conversation with these members (and yourself).
+    Create(Create),
+    /// Lists your conversations, newest activity first.
+    Conversations,
+    /// Lists the members of a conversation, after adding or removing some.
+    Members(Members),
+    /// Who of these is online? Only those who share a conversation with you are told.
+    Presence {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Sends a message and waits until it is durable.
+    Send(Send),
+    /// Shows events as they come, without gaps and once each.
+    Tail(Tail),
+    /// Shows a page of a conversation's log.
+    History(History),
+    /// Prints an access token that is valid for a while.
+    Token,
+    /// Checks all that keeps newcomers from connecting.
+    Doctor,
+    /// What became of a message.
+    Trace {
+        #[arg(value_name = "MESSAGE_ID")]
+        message: Uuid,
+    },
+    /// Answers messages in its conversations until it is stopped.
+    Bot {
+        /// Signs in with this one-time code first, unless NAME is signed in already.
+        #[arg(long, value_name = "CODE")]
+        code: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Password {
+    /// If not given: REALCHAT_PASSWORD, or it is asked for.
+    #[arg(long, value_name = "PASSWORD")]
+    pub(crate) password: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    #[command(flatten)]
+    pub(crate) password: Password,
+    /// A one-time sign-in code in place of the password.
+    #[arg(long, value_name = "CODE", conflicts_with = "password")]
+    pub(crate) code: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[arg(long, default_value = "")]
+    pub(crate) title: String,
+    /// A member's name; several values, or several times.
+    #[arg(long = "member", value_name = "NAME", num_args = 1.., required = true)]
+    pub(crate) members: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Members {
+    #[arg(value_name = "CONV")]
+    pub(crate) conversation: Uuid,
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub(crate) add: Vec<String>,
+    /// Your own name: leave.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub(crate) remove: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    #[arg(value_name = "CONV")]
+    pub(crate) conversation: Uuid,
+    pub(crate) text: String,
+    /// The idempotency key: the same key in the same conversation is the same message. If not given,
+    /// a fresh one.
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tail {
+    /// One conversation; all of them if not given.
+    #[arg(value_name = "CONV")]
+    pub(crate) conversation: Option<Uuid>,
+    /// Ends after so many events.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Ends after so many seconds.
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// Begins with this sequence number; if not given, with what happens from now on.
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) from: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    #[arg(value_name = "CONV")]
+    pub(crate) conversation: Uuid,
+    /// Only what lies before this sequence number; if not given, the newest page.
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) before: Option<u64>,
+    #[arg(long, value_name = "N", default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) limit: u32,
+}
+
+/// A day is the longest that anybody can mean by seconds here.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds are a number from 0 to 86400".to_owned()),
+    }
+}
