@@ -1,0 +1,34 @@
+//! Limits of what is measured, with their units.
+
+/// Descriptors that a command keeps for itself, besides its connections.
+pub(crate) const DESCRIPTORS_RESERVED: u64 = 200;
+/// Connections whose handshake is under way at once.
+pub(crate) const OPENING_AT_ONCE: usize = 128;
+/// Time that one connection has from connecting to its welcome.
+pub(crate) const OPENING_MS_MAX: u64 = 30_000;
+/// Source addresses that connections are spread over, each with its own range of ports.
+pub(crate) const SOURCE_ADDRESSES: usize = 64;
+/// Read from a socket at once.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// A frame from a server.
+pub(crate) const SERVER_FRAME_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// The longest run.
+pub(crate) const SECONDS_MAX: u64 = 7 * 24 * 3_600;
+/// Wait for what is still under way at the end of a run.
+pub(crate) const STRAGGLERS_MS_MAX: u64 = 15_000;
+/// Rows inserted by one statement.
+pub(crate) const ROWS_AT_ONCE: usize = 10_000;
+/// Connections of the one-transaction-a-message side of `perf write`.
+pub(crate) const NAIVE_CONNECTIONS: usize = 16;
+/// The part of a run that is not measured, in `perf write` and `perf fanout`.
+pub(crate) const WARM_UP_MS: u64 = 1_000;
+/// Bytes of one encoded event in `perf fanout`.
+pub(crate) const FANOUT_EVENT_BYTES: usize = 512;
+/// Connections opened and closed again before memory is compared.
+pub(crate) const IDLE_WARM_UP_CONNECTIONS: usize = 300;
+/// Wait for a connection's answer to one hostile input.
+pub(crate) const HOSTILE_READ_MS_MAX: u64 = 25;
+/// Hostile inputs under way at once.
+pub(crate) const HOSTILE_AT_ONCE: usize = 24;
+/// Wait for the probe message after a fault or an attack.
+pub(crate) const PROBE_MS_MAX: u64 = 60_000;

@@ -1,0 +1,57 @@
+//! `perf`: everything that measures RealChat, on a running stack or on one of its own.
+//!
+//! ```text
+//! cli --> stack (DIR/env, or scripts/up) --> population (SQL) --> tokens
+//!   write    daemon::link::Client --> chatd         beside  one transaction a message
+//!   e2e      load (mio) <==> gateways               checked by sequence, and in PostgreSQL
+//!   idle     load (mio) <==> gateways               memory and CPU from /proc
+//!   fanout   Kafka --> gateway --> load (mio)       beside  floor: a bare epoll loop
+//!   chaos    client library <==> gateways, faults   judged by checker
+//!   hostile  anything --> every port
+//!   check    checker alone
+//! ```
+//! One JSON object on standard output with `--json`; progress on standard error.
+
+mod chaos;
+mod checker;
+mod clock;
+mod e2e;
+mod failure;
+mod fanout;
+mod hostile;
+mod idle;
+mod latency;
+mod limits;
+mod load;
+mod options;
+mod population;
+mod process;
+mod report;
+mod stack;
+mod tokens;
+mod write;
+
+use clap::Parser;
+use options::{Command, Options};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = match &options.command {
+        Command::Write(it) => write::run(it),
+        Command::E2e(it) => e2e::run(it),
+        Command::Idle(it) => idle::run(it),
+        Command::Fanout(it) => fanout::run(it),
+        Command::Chaos(it) => chaos::run(it),
+        Command::Hostile(it) => hostile::run(it),
+        Command::Check(it) => checker::command::run(it),
+        Command::Floor => fanout::floor::serve(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("perf: {failure}");
+            failure.exit_code()
+        }
+    }
+}

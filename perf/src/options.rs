@@ -1,0 +1,220 @@
+//! The command line: raw options; each command checks its own values before it starts anything.
+
+use crate::failure::{Failure, Outcome};
+use crate::limits::SECONDS_MAX;
+use clap::{Args, Parser, Subcommand};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Measures a running RealChat, or one that it brings up and takes down itself.
+#[derive(Debug, Parser)]
+#[command(name = "perf", version)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Durable sends per second through chatd, beside one transaction a message
+    Write(WriteOptions),
+    /// Sends to deliveries, over real WebSockets and everything behind them
+    #[command(name = "e2e")]
+    E2e(E2eOptions),
+    /// Memory and CPU of sessions in which nothing happens
+    Idle(IdleOptions),
+    /// Kafka to client: the gateway's CPU and latency, beside a bare epoll loop
+    Fanout(FanoutOptions),
+    /// Faults under load, and a verdict on everything the clients saw
+    Chaos(ChaosOptions),
+    /// Random and malformed input on every port
+    Hostile(HostileOptions),
+    /// Judges recorded histories
+    Check(CheckOptions),
+    #[command(hide = true)]
+    Floor,
+}
+
+/// What every command that needs a stack takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// The folder of a running stack (scripts/up --dir DIR); without it, one is brought up
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Seed of all random choices
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Gateways of a stack that is brought up
+    #[arg(long, value_name = "N")]
+    pub(crate) gateways: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Measured seconds of each side
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// Rounds that the seconds are divided into; the sides take turns
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) rounds: u64,
+    /// Conversations that the messages are spread over
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) conversations: u64,
+    /// Sends that are not yet acknowledged, at once
+    #[arg(long, value_name = "N", default_value_t = 4_096)]
+    pub(crate) in_flight: u64,
+    /// Bytes of each message's text
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) text_bytes: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct E2eOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages a second, over all connections
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub(crate) rate: u64,
+    /// Sessions, one a user, spread over all gateways
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub(crate) connections: u64,
+    /// Seconds of sending
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// Conversations; a quarter of the connections if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) conversations: Option<u64>,
+    /// Members of each conversation
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) members: u64,
+    /// Bytes of each message's text
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) text_bytes: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdleOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Sessions, one a user, spread over all gateways
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    pub(crate) connections: u64,
+    /// Quiet seconds over which CPU time is taken
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FanoutOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Sessions, one a user, each in one conversation
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) connections: u64,
+    /// Conversations that the sessions are divided into
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) conversations: u64,
+    /// Records a second, each for one conversation
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    pub(crate) rate: u64,
+    /// Measured seconds of each side
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// Rounds that the seconds are divided into; the sides take turns
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) rounds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChaosOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Faults; 0: the load alone
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) cycles: u64,
+    /// No fault begins and no message is sent later than this; 0: no such limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) minutes: u64,
+    /// Which faults, separated by commas; all if not given
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) faults: Vec<String>,
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(crate) users: u64,
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) conversations: u64,
+    /// Devices of each user
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) devices: u64,
+    /// Messages sent altogether, at least; more while faults go on
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(crate) messages: u64,
+    /// Messages a second, over all clients
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) rate: u64,
+    /// Keep the histories in this folder, which must not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) history: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostileOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Inputs thrown
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) inputs: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckOptions {
+    /// The folder with the histories (*.jsonl)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) history: PathBuf,
+    /// The database to compare with; without it, DIR/database.jsonl
+    #[arg(long, value_name = "URL")]
+    pub(crate) database: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Refuses a value outside its range, naming the option and what is allowed.
+pub(crate) fn within<T: PartialOrd + Display>(
+    option: &str,
+    value: T,
+    allowed: RangeInclusive<T>,
+) -> Outcome<T> {
+    if allowed.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = allowed.into_inner();
+    Err(Failure::Usage(format!("{option} is {value}, but {low} to {high} is allowed")))
+}
+
+pub(crate) fn seconds(value: u64) -> Outcome<u64> {
+    within("--seconds", value, 1..=SECONDS_MAX)
+}
+
+/// A count that was checked to be small.
+pub(crate) fn count(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_ranges_are_named() {
+        Options::command().debug_assert();
+        let failure = within("--rate", 0, 1..=10).unwrap_err();
+        assert_eq!(failure.to_string(), "--rate is 0, but 1 to 10 is allowed");
+    }
+}

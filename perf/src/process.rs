@@ -1,0 +1,115 @@
+//! What the kernel knows of processes: CPU time, memory, sockets.
+
+use crate::failure::{Context, Failure, Outcome};
+use crate::limits::DESCRIPTORS_RESERVED;
+use std::fs;
+
+const KIB: u64 = 1_024;
+
+/// CPU time of a process, all threads, user and system, in nanoseconds.
+pub(crate) fn cpu_ns(pid: i32) -> Outcome<u64> {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both places are valid to write to; a process that is gone gives an error.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid, &raw mut clock) != 0
+            || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    if failed {
+        return Err(Failure::Refused(format!("process {pid} is gone")));
+    }
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Ok(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// CPU time of several processes together.
+pub(crate) fn cpu_ns_sum(pids: &[i32]) -> Outcome<u64> {
+    pids.iter().map(|pid| cpu_ns(*pid)).sum()
+}
+
+/// Private anonymous memory of a process in bytes, swapped out pages included.
+pub(crate) fn anonymous_bytes(pid: i32) -> Outcome<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).doing(&path)?;
+    Ok((field(&text, "Anonymous:") + field(&text, "Swap:")) * KIB)
+}
+
+/// Memory of several processes together.
+pub(crate) fn anonymous_bytes_sum(pids: &[i32]) -> Outcome<u64> {
+    pids.iter().map(|pid| anonymous_bytes(*pid)).sum()
+}
+
+/// Memory that the kernel uses for sockets and in slabs, in bytes, on the whole machine.
+pub(crate) fn kernel_bytes() -> Outcome<u64> {
+    let sockets = fs::read_to_string("/proc/net/sockstat").doing("/proc/net/sockstat")?;
+    let tcp = sockets.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let pages = field(tcp, "mem");
+    let memory = fs::read_to_string("/proc/meminfo").doing("/proc/meminfo")?;
+    Ok(pages * page_bytes() + field(&memory, "SUnreclaim:") * KIB)
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4_096)
+}
+
+/// The number that follows a word.
+fn field(text: &str, name: &str) -> u64 {
+    let mut words = text.split_whitespace().skip_while(|word| *word != name);
+    words.nth(1).and_then(|it| it.parse().ok()).unwrap_or_default()
+}
+
+/// Is there a process of this id?
+pub(crate) fn is_alive(pid: i32) -> bool {
+    // SAFETY: signal 0 only asks.
+    unsafe { libc::kill(pid, 0) == 0 }
+}
+
+/// Sends a signal to one process.
+pub(crate) fn signal(pid: i32, signal: i32) -> Outcome {
+    // SAFETY: kill has no memory preconditions; ids of 1 and below are refused where they are read.
+    if pid > 1 && unsafe { libc::kill(pid, signal) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error()).doing(format!("signal {signal} to process {pid}"))
+}
+
+/// Takes all descriptors that this process may have, and says how many sockets that allows.
+pub(crate) fn connections_max() -> Outcome<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place, and what is set is what was read.
+    let failed = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 || {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0
+        }
+    };
+    if failed {
+        return Err(std::io::Error::last_os_error()).doing("the limit of open files");
+    }
+    Ok(limit.rlim_cur.saturating_sub(DESCRIPTORS_RESERVED).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_uses_time() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let before = cpu_ns(own).unwrap();
+        let mut sum = 0_u64;
+        while cpu_ns(own).unwrap() - before < 1_000_000 {
+            sum = sum.wrapping_mul(3).wrapping_add(1);
+        }
+        assert!(anonymous_bytes(own).unwrap() > 0 && kernel_bytes().unwrap() > 0, "{sum}");
+        assert!(is_alive(own) && connections_max().unwrap() > 0);
+    }
+
+    #[test]
+    fn fields_are_found_by_name() {
+        let text = "TCP: inuse 1 orphan 0 mem 18\nSwap:   4 kB";
+        assert_eq!((field(text, "mem"), field(text, "Swap:"), field(text, "none")), (18, 4, 0));
+    }
+}

@@ -1,0 +1,261 @@
+//! The stack that is measured: a running one, or one of the command's own.
+
+use crate::failure::{Context, Failure, Outcome};
+use crate::options::{Common, within};
+use crate::report::progress;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+/// Ports that a stack uses, from its base on (scripts/up).
+const STACK_PORTS: u16 = 29;
+const GATEWAYS_MAX: u64 = 10;
+/// The daemons, gateways aside, by the prefix of their keys.
+const DAEMONS: [&str; 3] = ["CHATD", "RELAY", "PRESENCED"];
+
+/// The stack of this process's own, if any, so that an interrupted run takes it down, too.
+static OWNED: Mutex<Option<(PathBuf, PathBuf)>> = Mutex::new(None);
+
+/// A stack's folder; what runs there is read from its `env` whenever it is asked for, since
+/// process ids change with every restart.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    dir: PathBuf,
+    owned: bool,
+}
+
+/// An internal port and the secret that opens it.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) address: String,
+    pub(crate) secret: String,
+}
+
+impl Stack {
+    /// The stack that was named, or a new one with `gateways` unless the options say otherwise.
+    pub(crate) fn of(common: &Common, gateways: u64) -> Outcome<Self> {
+        if let Some(dir) = &common.dir {
+            if let Some(gateways) = common.gateways {
+                return Err(Failure::Usage(format!(
+                    "--gateways {gateways} is for a stack that is brought up, but --dir names one"
+                )));
+            }
+            let stack = Self { dir: dir.clone(), owned: false };
+            stack.get("REALCHAT_URL")?;
+            return Ok(stack);
+        }
+        let gateways = within("--gateways", common.gateways.unwrap_or(gateways), 1..=GATEWAYS_MAX)?;
+        Self::bring_up(gateways)
+    }
+
+    fn bring_up(gateways: u64) -> Outcome<Self> {
+        let scripts = scripts()?;
+        let dir = std::env::temp_dir().join(format!("realchat-perf-{}", proto::id::new()));
+        take_down_on_signals(&scripts, &dir)?;
+        let stack = Self { dir, owned: true };
+        let base = free_port_base()?;
+        progress!("perf: bringing a stack up in {} at port {base}", stack.dir.display());
+        let status = Command::new(scripts.join("up"))
+            .args(["--bare", "--port-base", &base.to_string()])
+            .args(["--gateways", &gateways.to_string(), "--dir"])
+            .arg(&stack.dir)
+            .stdin(Stdio::null())
+            .stdout(std::io::stderr())
+            .status()
+            .doing("scripts/up")?;
+        if status.success() {
+            Ok(stack)
+        } else {
+            Err(Failure::Unreachable(format!("scripts/up brought no stack up: {status}")))
+        }
+    }
+
+    fn env(&self) -> Outcome<BTreeMap<String, String>> {
+        let path = self.dir.join("env");
+        let text = std::fs::read_to_string(&path).reaching(format!("{}", path.display()))?;
+        Ok(text.lines().filter_map(assignment).collect())
+    }
+
+    /// One value of the stack's `env`.
+    pub(crate) fn get(&self, key: &str) -> Outcome<String> {
+        self.env()?.remove(key).ok_or_else(|| {
+            Failure::Unreachable(format!("{} has no {key}", self.dir.join("env").display()))
+        })
+    }
+
+    pub(crate) fn database_url(&self) -> Outcome<String> {
+        self.get("DATABASE_URL")
+    }
+
+    pub(crate) fn signing_key(&self) -> Outcome<PathBuf> {
+        self.get("REALCHAT_SIGNING_KEY").map(PathBuf::from)
+    }
+
+    /// Where the gateways listen.
+    pub(crate) fn gateways(&self) -> Outcome<Vec<SocketAddr>> {
+        let urls = self.get("REALCHAT_URLS").or_else(|_| self.get("REALCHAT_URL"))?;
+        let addresses: Vec<_> = urls.split_whitespace().map(address).collect::<Outcome<_>>()?;
+        if addresses.is_empty() {
+            return Err(Failure::Unreachable("the stack has no gateway".into()));
+        }
+        Ok(addresses)
+    }
+
+    /// Base URLs of the gateways.
+    pub(crate) fn urls(&self) -> Outcome<Vec<String>> {
+        let urls = self.get("REALCHAT_URLS").or_else(|_| self.get("REALCHAT_URL"))?;
+        Ok(urls.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The process of a part: `GATEWAY_1`, `CHATD`, `POSTGRES`, ...
+    pub(crate) fn pid(&self, part: &str) -> Outcome<i32> {
+        let text = self.get(&format!("{part}_PID"))?;
+        let pid = text.parse().reaching(format!("{part}_PID is {text:?}"))?;
+        // kill(2) gives 0 and negative numbers a meaning that is never meant here.
+        if pid > 1 { Ok(pid) } else { Err(Failure::Unreachable(format!("{part}_PID is {pid}"))) }
+    }
+
+    /// The parts whose keys begin with `prefix` and that the stack runs itself.
+    pub(crate) fn parts(&self, prefix: &str) -> Outcome<Vec<String>> {
+        let env = self.env()?;
+        let parts = env.keys().filter_map(|key| key.strip_suffix("_PID"));
+        Ok(parts.filter(|part| part.starts_with(prefix)).map(str::to_owned).collect())
+    }
+
+    /// The gateways' processes.
+    pub(crate) fn gateway_pids(&self) -> Outcome<Vec<i32>> {
+        self.parts("GATEWAY_")?.iter().map(|part| self.pid(part)).collect()
+    }
+
+    /// Every daemon's name and process.
+    pub(crate) fn daemon_pids(&self) -> Outcome<BTreeMap<String, i32>> {
+        let gateways = self.parts("GATEWAY_")?;
+        let names = gateways.into_iter().chain(DAEMONS.map(str::to_owned));
+        names.map(|name| self.pid(&name).map(|pid| (name, pid))).collect()
+    }
+
+    /// The admin addresses of every daemon.
+    pub(crate) fn admins(&self) -> Outcome<Vec<SocketAddr>> {
+        let env = self.env()?;
+        let urls = env.iter().filter(|(key, _)| key.ends_with("_ADMIN_URL"));
+        urls.map(|(_, url)| address(url)).collect()
+    }
+
+    /// The link port of `chatd` or `presenced`, from its configuration file.
+    pub(crate) fn link(&self, daemon: &str) -> Outcome<Link> {
+        let path = self.dir.join("config").join(format!("{daemon}.toml"));
+        let shown = path.display();
+        let text = std::fs::read_to_string(&path).reaching(&shown)?;
+        let config: toml::Table = text.parse().reaching(&shown)?;
+        let value = |key: &str| {
+            let value = config.get("link")?.get(key)?.as_str()?;
+            Some(value.to_owned())
+        };
+        match (value("listen"), value("secret")) {
+            (Some(address), Some(secret)) => Ok(Link { address, secret }),
+            _ => Err(Failure::Unreachable(format!("{shown} has no link.listen or link.secret"))),
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.owned {
+            take_down();
+        }
+    }
+}
+
+/// `KEY='value'`, as a shell reads it.
+fn assignment(line: &str) -> Option<(String, String)> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.strip_prefix('\'').and_then(|it| it.strip_suffix('\'')).unwrap_or(value);
+    Some((key.trim().to_owned(), value.replace("'\\''", "'")))
+}
+
+/// The address of `http://host:port`.
+fn address(url: &str) -> Outcome<SocketAddr> {
+    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let mut addresses = host.to_socket_addrs().reaching(url)?;
+    addresses.next().ok_or_else(|| Failure::Unreachable(format!("{url} has no address")))
+}
+
+/// The scripts' folder: of the repository that this binary was built in, or of the working folder.
+fn scripts() -> Outcome<PathBuf> {
+    let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
+    let folders = starts.iter().flatten().flat_map(|start| start.ancestors());
+    let found = folders.map(|it| it.join("scripts")).find(|it| it.join("up").is_file());
+    found.ok_or_else(|| {
+        let words = "scripts/up was not found; give --dir with the folder of a running stack";
+        Failure::Usage(words.into())
+    })
+}
+
+/// A base whose ports are all free now.
+fn free_port_base() -> Outcome<u16> {
+    for _ in 0..100 {
+        // Below the range from which the system takes ports for outgoing connections.
+        let base = fastrand::u16(11_000..32_000 - STACK_PORTS);
+        if (base..base + STACK_PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(base);
+        }
+    }
+    Err(Failure::Unreachable(format!("no {STACK_PORTS} consecutive ports are free")))
+}
+
+fn take_down_on_signals(scripts: &Path, dir: &Path) -> Outcome {
+    if let Ok(mut owned) = OWNED.lock() {
+        *owned = Some((scripts.to_owned(), dir.to_owned()));
+    }
+    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+    let mut signals = signal_hook::iterator::Signals::new(signals).doing("signal handlers")?;
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            take_down();
+            std::process::exit(130);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).doing("a thread")?;
+    Ok(())
+}
+
+fn take_down() {
+    let owned = OWNED.lock().ok().and_then(|mut it| it.take());
+    let Some((scripts, dir)) = owned else { return };
+    progress!("perf: taking the stack in {} down", dir.display());
+    let status = Command::new(scripts.join("down"))
+        .args(["--wipe", "--dir"])
+        .arg(&dir)
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status();
+    if !status.is_ok_and(|it| it.success()) {
+        progress!("perf: scripts/down --wipe --dir {} did not work", dir.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shell_quoting_is_undone_and_addresses_are_read() {
+        let read = |line| assignment(line).unwrap();
+        assert_eq!(read("A='b c'"), ("A".into(), "b c".into()));
+        assert_eq!(read("A='it'\\''s=1'"), ("A".into(), "it's=1".into()));
+        assert!(assignment("# nothing").is_none());
+        assert_eq!(address("http://127.0.0.1:81/").unwrap().port(), 81);
+        assert!(address("http://127.0.0.1").is_err());
+    }
+
+    #[test]
+    fn a_folder_without_a_stack_is_unreachable() {
+        let common = Common { dir: Some("/nowhere".into()), json: false, seed: 1, gateways: None };
+        let failure = Stack::of(&common, 1).unwrap_err();
+        assert!(matches!(failure, Failure::Unreachable(_)), "{failure}");
+        let common = Common { gateways: Some(2), ..common };
+        assert!(matches!(Stack::of(&common, 1), Err(Failure::Usage(_))));
+    }
+}

@@ -1,0 +1,187 @@
+//! One transaction a message: the same statements, a row at a time, on copies of the tables.
+//!
+//! The copies have the same columns, indexes and storage. Nobody relays or prunes what is
+//! inserted there, which is in this side's favour.
+
+use crate::clock;
+use crate::failure::{Context, Failure, Outcome};
+use crate::latency::per;
+use crate::limits::{NAIVE_CONNECTIONS, WARM_UP_MS};
+use crate::population::{self, Population};
+use fastrand::Rng;
+use postgres::{Client, Statement};
+use proto::client::{Event, Message as MessageEvent, ServerFrame, event, server_frame};
+use proto::record::RecordHeaders;
+use proto::{Message, Uuid};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const DROP: &str = "DROP SCHEMA IF EXISTS perf_naive CASCADE";
+const COPY: &str = "CREATE SCHEMA perf_naive;
+    CREATE TABLE perf_naive.conversations (LIKE messaging.conversations INCLUDING ALL);
+    CREATE TABLE perf_naive.events (LIKE messaging.events INCLUDING ALL);
+    CREATE TABLE perf_naive.outbox (LIKE messaging.outbox INCLUDING ALL)";
+const TAKE_NUMBER: &str = "UPDATE perf_naive.conversations
+    SET last_sequence_number = last_sequence_number + 1,
+        last_message_number = last_message_number + 1, last_event_at_us = $2
+    WHERE conversation_id = $1 RETURNING last_sequence_number, last_message_number";
+const INSERT_EVENT: &str = "INSERT INTO perf_naive.events (conversation_id, sequence_number, kind,
+        message_id, message_number, sender_id, sender_device_id, idempotency_key, body_hash, text,
+        created_at_us)
+    VALUES ($1, $2, 1, $3, $4, $5, $5, $6, $7, $8, $9)";
+const INSERT_OUTBOX: &str = "INSERT INTO perf_naive.outbox
+        (shard, topic, key, value, headers, created_at_us)
+    VALUES ($1, 'chat.message.created.v1', $2, $3, $4, $5)";
+
+pub(super) struct Naive {
+    database_url: String,
+    /// Conversation, sender, recipients.
+    conversations: Vec<(Uuid, Uuid, Vec<u8>)>,
+    text: String,
+}
+
+struct Statements {
+    take_number: Statement,
+    insert_event: Statement,
+    insert_outbox: Statement,
+}
+
+impl Naive {
+    pub(super) fn prepare(
+        database_url: &str,
+        population: &Population,
+        text_bytes: usize,
+    ) -> Outcome<Self> {
+        let mut client = population::connect(database_url)?;
+        client.batch_execute(DROP).doing("an earlier run's tables")?;
+        client.batch_execute(COPY).doing("copies of the tables")?;
+        let ids: Vec<Uuid> = population.conversations.iter().map(|it| it.id).collect();
+        let rows = "INSERT INTO perf_naive.conversations
+            SELECT * FROM messaging.conversations WHERE conversation_id = ANY ($1)";
+        client.execute(rows, &[&ids]).doing("copies of the conversations")?;
+        let conversations = population.conversations.iter().map(|it| {
+            let members: Vec<Uuid> =
+                it.members.iter().map(|member| population.users[*member]).collect();
+            (it.id, members[0], proto::id::pack(&members))
+        });
+        Ok(Self {
+            database_url: database_url.to_owned(),
+            conversations: conversations.collect(),
+            text: "x".repeat(text_bytes),
+        })
+    }
+
+    /// One round on all connections; gives back commits a second after the warm-up.
+    pub(super) fn round(&self, round_us: u64, seed: u64) -> Outcome<f64> {
+        let clients: Vec<Client> = (0..NAIVE_CONNECTIONS)
+            .map(|_| population::connect(&self.database_url))
+            .collect::<Outcome<_>>()?;
+        let start_us = clock::now_us() + WARM_UP_MS * 1_000;
+        let end_us = start_us + round_us;
+        let commits = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let sides: Vec<_> = (seed..)
+                .zip(clients)
+                .map(|(seed, client)| {
+                    let random = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    scope.spawn(|| self.send_until(client, random, start_us, end_us, &commits))
+                })
+                .collect();
+            let ended = |_| Err(Failure::Refused("a thread ended".into()));
+            sides.into_iter().try_for_each(|side| side.join().unwrap_or_else(ended))
+        })?;
+        Ok(per(commits.into_inner() * 1_000_000, round_us))
+    }
+
+    fn send_until(
+        &self,
+        mut client: Client,
+        mut random: Rng,
+        start_us: u64,
+        end_us: u64,
+        commits: &AtomicU64,
+    ) -> Outcome {
+        let statements = Statements {
+            take_number: client.prepare(TAKE_NUMBER).reaching("PostgreSQL")?,
+            insert_event: client.prepare(INSERT_EVENT).reaching("PostgreSQL")?,
+            insert_outbox: client.prepare(INSERT_OUTBOX).reaching("PostgreSQL")?,
+        };
+        while clock::now_us() < end_us {
+            self.send(&mut client, &statements, &mut random).doing("one transaction")?;
+            if (start_us..end_us).contains(&clock::now_us()) {
+                commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    fn send(
+        &self,
+        client: &mut Client,
+        statements: &Statements,
+        random: &mut Rng,
+    ) -> Result<(), postgres::Error> {
+        let at = random.usize(..self.conversations.len());
+        let (conversation, sender, recipients) = &self.conversations[at];
+        let id = proto::id::new();
+        let now_us = i64::try_from(daemon::clock::now_us()).unwrap_or(i64::MAX);
+        let key = id.to_string();
+        let mut transaction = client.transaction()?;
+        let row = transaction.query_one(&statements.take_number, &[conversation, &now_us])?;
+        let (seq, number): (i64, i64) = (row.get(0), row.get(1));
+        let hash = id.as_bytes().as_slice();
+        transaction.execute(
+            &statements.insert_event,
+            &[conversation, &seq, &id, &number, sender, &key, &hash, &self.text, &now_us],
+        )?;
+        let event = self.event(*conversation, *sender, id, seq, number, now_us);
+        let headers = RecordHeaders {
+            event_type: proto::headers::event_type::MESSAGE.into(),
+            schema_version: proto::headers::SCHEMA_VERSION_NOW,
+            created_at_us: now_us.unsigned_abs(),
+            sequence_number: seq.unsigned_abs(),
+            recipients: recipients.clone(),
+            ..RecordHeaders::default()
+        };
+        let shard = i16::from(conversation.as_bytes()[15] % 16);
+        let key = conversation.as_bytes().as_slice();
+        transaction.execute(
+            &statements.insert_outbox,
+            &[&shard, &key, &event, &headers.encode_to_vec(), &now_us],
+        )?;
+        transaction.commit()
+    }
+
+    fn event(
+        &self,
+        conversation: Uuid,
+        sender: Uuid,
+        id: Uuid,
+        seq: i64,
+        number: i64,
+        now_us: i64,
+    ) -> Vec<u8> {
+        let message = MessageEvent {
+            message_id: id.as_bytes().to_vec(),
+            message_number: number.unsigned_abs(),
+            text: self.text.clone(),
+        };
+        let event = Event {
+            conversation_id: conversation.as_bytes().to_vec(),
+            sequence_number: seq.unsigned_abs(),
+            created_at_us: now_us.unsigned_abs(),
+            sender_id: sender.as_bytes().to_vec(),
+            kind: Some(event::Kind::Message(message)),
+        };
+        let frame = Some(server_frame::Frame::Event(event));
+        ServerFrame { request_id: 0, frame }.encode_to_vec()
+    }
+}
+
+impl Drop for Naive {
+    fn drop(&mut self) {
+        // The next run drops what this one could not.
+        if let Ok(mut client) = population::connect(&self.database_url) {
+            let _ = client.batch_execute(DROP);
+        }
+    }
+}
