@@ -1,0 +1,26 @@
+# shellcheck shell=bash
+# For the stack tests written in shell: each runs against the stack of REALCHAT_DIR.
+
+# Ends the test with a line that says what was expected.
+wrong() { # TEXT
+  printf 'wrong: %s\n' "$*" >&2
+  exit 1
+}
+
+# A command must fail with this exit code and say one line that holds the text.
+refuses() { # CODE TEXT COMMAND...
+  local code=$1 text=$2 output status=0
+  shift 2
+  output=$("$@" 2>&1 >/dev/null) || status=$?
+  [[ $status -eq $code ]] || wrong "$* ended with $status, not $code: $output"
+  [[ $output == *"$text"* ]] || wrong "$* said '$output', not '$text'"
+  [[ $output != *$'\n'* ]] || wrong "$* said more than one line: $output"
+}
+
+# A command must succeed and print the text.
+prints() { # TEXT COMMAND...
+  local text=$1 output
+  shift
+  output=$("$@" 2>&1) || wrong "$* failed: $output"
+  [[ $output == *"$text"* ]] || wrong "$* printed '$output', not '$text'"
+}
