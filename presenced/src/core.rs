@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::limits::{BATCH_MAX, METRICS_MS, REDIS_CHECK_MS, REDIS_RETRY_MS, TICK_MS};
 use crate::metrics::PresenceMetrics;
 use crate::requests::Asked;
-use crate::rules::{Action, Event, Now, Rules, Store};
+use crate::rules::{Action, Event, Known, Now, Rules, Store};
 use crate::store;
 use crossbeam_channel::{Receiver, Sender, tick};
 use daemon::Health;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// A fresh connection, and who Redis says is online.
 pub(crate) struct Connected {
     connection: Connection,
-    known: Vec<Uuid>,
+    known: Known,
 }
 
 /// Connects whenever it is asked to, trying until it is done; ends when the core is gone.
@@ -36,7 +36,7 @@ pub(crate) fn keep_connecting(
     while asked.recv().is_ok() {
         loop {
             let attempt = store::connect(client).and_then(|mut connection| {
-                let known = store::known_online(&mut connection)?;
+                let known = store::known(&mut connection)?;
                 Ok(Connected { connection, known })
             });
             match attempt {
@@ -73,6 +73,8 @@ pub(crate) struct Core {
     redis: Option<Connection>,
     /// For Redis, of what is being handled.
     stores: Vec<Store>,
+    /// For Kafka, once Redis has what is noted of them.
+    announcements: Vec<Announcement>,
     started: Instant,
     checked_at: Instant,
     counted_at: Instant,
@@ -87,6 +89,7 @@ impl Core {
             rules,
             redis: None,
             stores: Vec::new(),
+            announcements: Vec::new(),
             started,
             checked_at: started,
             counted_at: started,
@@ -191,7 +194,7 @@ impl Core {
         states
     }
 
-    /// Applies the rules; what is for Redis waits for [`Self::write`].
+    /// Applies the rules; what follows waits for [`Self::write`].
     fn step(&mut self, event: Event) -> Result<(), String> {
         let actions = self.rules.step(now(self.started), event);
         for action in actions.map_err(|error| error.to_string())? {
@@ -199,16 +202,24 @@ impl Core {
                 Action::Store(store) => self.stores.push(store),
                 Action::Announce { user, online, at_us } => {
                     tracing::debug!(user_id = %user, online, "presence changed");
-                    // The announcer is gone only when the process ends.
-                    let _ = self.parts.announce.send(Announcement { user, online, at_us });
+                    self.announcements.push(Announcement { user, online, at_us });
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes what waits for Redis; false if Redis does not have it.
+    /// Writes what waits for Redis, then announces; false if Redis does not have it.
     fn write(&mut self) -> bool {
+        let written = self.write_stores();
+        for announcement in self.announcements.drain(..) {
+            // The announcer is gone only when the process ends.
+            let _ = self.parts.announce.send(announcement);
+        }
+        written
+    }
+
+    fn write_stores(&mut self) -> bool {
         let stores = std::mem::take(&mut self.stores);
         if stores.is_empty() {
             return self.redis.is_some();
@@ -250,7 +261,7 @@ impl Core {
     }
 
     fn redis_is_back(&mut self, connected: Connected) {
-        tracing::info!(known_online = connected.known.len(), "redis connected");
+        tracing::info!(known_online = connected.known.online.len(), "redis connected");
         self.redis = Some(connected.connection);
         // Refused only for reports.
         let _ = self.step(Event::Known(connected.known));

@@ -42,8 +42,8 @@ pub(crate) struct Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Report(Report),
-    /// Users that Redis says were announced as online, by this run or an earlier one.
-    Known(Vec<Uuid>),
+    /// What Redis says was announced, by this run or an earlier one.
+    Known(Known),
     RedisLost,
     /// Redis is there, perhaps empty: it is given everything again.
     RedisBack,
@@ -62,6 +62,14 @@ pub(crate) enum Action {
     Announce { user: Uuid, online: bool, at_us: u64 },
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Announced as online, and Kafka has it.
+    pub(crate) online: Vec<Uuid>,
+    /// Announced as one or the other; nobody knows whether Kafka has it.
+    pub(crate) changing: Vec<Uuid>,
+}
+
 /// What Redis is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Store {
@@ -73,7 +81,10 @@ pub(crate) enum Store {
     Gateways { user: Uuid, gateways: Vec<Arc<str>> },
     /// The gateway's lease; expires.
     Gateway { gateway: Arc<str>, run: Uuid },
-    /// Announced as online.
+    /// About to be announced as one or the other. Redis has this before Kafka has the announcement, so
+    /// that a run after a crash knows whom to announce again.
+    Changing { user: Uuid },
+    /// Announced as online, and Kafka has it.
     Online { user: Uuid },
     /// Announced as offline, and Kafka has it.
     Offline { user: Uuid, last_seen_us: u64 },
@@ -103,6 +114,10 @@ struct User {
     /// What was last announced.
     online: bool,
     announced_us: u64,
+    /// Kafka has the last announcement.
+    confirmed: bool,
+    /// An earlier run announced something, and nobody knows what Kafka has.
+    unsure: bool,
     /// Since when there is no session, while that is not announced.
     empty_since_ms: Option<u64>,
     /// When to look again; the user's entry in the deadlines.
@@ -155,7 +170,7 @@ impl Rules {
         let mut actions = Vec::new();
         match event {
             Event::Report(report) => self.report(now, report, &mut actions)?,
-            Event::Known(users) => self.known(users),
+            Event::Known(known) => self.known(&known),
             Event::RedisLost => self.redis_away = true,
             Event::RedisBack => {
                 self.redis_away = false;
@@ -287,7 +302,7 @@ impl Rules {
             actions.push(Action::Store(Store::Session { named, gateway, run }));
         }
         actions.push(store_gateways(named.user, user));
-        if !user.online {
+        if !user.online || user.unsure {
             announce(now, named.user, user, true, actions);
         }
         self.look_by(
@@ -333,20 +348,28 @@ impl Rules {
         }
     }
 
-    fn known(&mut self, users: Vec<Uuid>) {
-        for id in users {
+    /// Takes over what earlier runs announced; what this run announced it knows better.
+    fn known(&mut self, known: &Known) {
+        let sure = known.online.iter().map(|id| (*id, false));
+        for (id, unsure) in known.changing.iter().map(|id| (*id, true)).chain(sure) {
             let user = self.users.entry(id).or_default();
-            // One that was announced as offline and is not yet marked so in Redis stays offline.
-            if user.announced_us == 0 {
+            if user.announced_us == 0 && !user.online {
                 user.online = true;
+                user.unsure = unsure;
+                user.confirmed = !unsure;
                 self.look_by(id, self.hold_until_ms);
             }
         }
     }
 
     fn announced(&mut self, id: Uuid, online: bool, at_us: u64, actions: &mut Vec<Action>) {
-        let Some(user) = self.users.get(&id) else { return };
-        if online || user.online || user.announced_us != at_us {
+        let Some(user) = self.users.get_mut(&id) else { return };
+        if user.announced_us != at_us {
+            return;
+        }
+        user.confirmed = true;
+        if online {
+            actions.push(Action::Store(Store::Online { user: id }));
             return;
         }
         actions.push(Action::Store(Store::Offline { user: id, last_seen_us: at_us }));
@@ -362,9 +385,11 @@ impl Rules {
             actions.push(Action::Store(Store::Gateway { gateway, run: state.run }));
         }
         for (id, user) in &self.users {
-            if user.online {
-                actions.push(Action::Store(Store::Online { user: *id }));
-            }
+            let confirmed = user.confirmed && user.online;
+            actions.push(Action::Store(match confirmed {
+                true => Store::Online { user: *id },
+                false => Store::Changing { user: *id },
+            }));
             for session in &user.sessions {
                 store_device(*id, session.device, user, actions);
             }
@@ -449,9 +474,9 @@ fn announce(now: Now, id: Uuid, user: &mut User, online: bool, actions: &mut Vec
     user.online = online;
     user.announced_us = now.us.max(user.announced_us + 1);
     user.empty_since_ms = None;
-    if online {
-        actions.push(Action::Store(Store::Online { user: id }));
-    }
+    user.confirmed = false;
+    user.unsure = false;
+    actions.push(Action::Store(Store::Changing { user: id }));
     actions.push(Action::Announce { user: id, online, at_us: user.announced_us });
 }
 

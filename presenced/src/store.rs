@@ -5,18 +5,20 @@
 //! | `user:{user}:{device}` | `gateway/run/connection` of the device's newest session | `presence.expiry_ms` |
 //! | `user:{user}` | the gateways that hold the user, separated by commas | `presence.expiry_ms` |
 //! | `gateway:{gateway}` | its run: the gateway's lease | `presence.gateway_lease_ms` |
-//! | `presence:online` | set of the users announced as online | never |
+//! | `presence:online` | set of the users announced as online, which Kafka has | never |
+//! | `presence:changing` | set of the users of whom an announcement is on its way to Kafka | never |
 //! | `seen:{user}` | when the user was last online, in us since the Unix epoch | 90 days |
 //! | `presence:complete` | there as long as Redis has everything it was given | never |
 
 use crate::config::Timings;
 use crate::limits::{LAST_SEEN_S, REDIS_MS_MAX, REDIS_PIPELINE_MAX};
-use crate::rules::Store;
+use crate::rules::{Known, Store};
 use redis::{Connection, Pipeline, RedisResult};
 use std::time::Duration;
 use uuid::Uuid;
 
 const ONLINE: &str = "presence:online";
+const CHANGING: &str = "presence:changing";
 const COMPLETE: &str = "presence:complete";
 
 /// A connection that has answered, with limits on how long it may take.
@@ -29,13 +31,18 @@ pub(crate) fn connect(client: &redis::Client) -> RedisResult<Connection> {
     Ok(connection)
 }
 
-/// Users announced as online, by whatever run.
-pub(crate) fn known_online(connection: &mut Connection) -> RedisResult<Vec<Uuid>> {
+/// What was announced, by whatever run.
+pub(crate) fn known(connection: &mut Connection) -> RedisResult<Known> {
+    let online = members(connection, ONLINE)?;
+    Ok(Known { online, changing: members(connection, CHANGING)? })
+}
+
+fn members(connection: &mut Connection, set: &str) -> RedisResult<Vec<Uuid>> {
     let mut users = Vec::new();
     let mut cursor = 0_u64;
     loop {
         let (next, page): (u64, Vec<String>) = redis::cmd("SSCAN")
-            .arg(ONLINE)
+            .arg(set)
             .arg(cursor)
             .arg("COUNT")
             .arg(REDIS_PIPELINE_MAX)
@@ -108,11 +115,16 @@ fn add(pipeline: &mut Pipeline, timings: Timings, store: &Store) {
             let key = format!("gateway:{gateway}");
             set(pipeline, &key, &run.to_string(), timings.gateway_lease_ms);
         }
+        Store::Changing { user } => {
+            pipeline.cmd("SADD").arg(CHANGING).arg(user.to_string()).ignore();
+        }
         Store::Online { user } => {
             pipeline.cmd("SADD").arg(ONLINE).arg(user.to_string()).ignore();
+            pipeline.cmd("SREM").arg(CHANGING).arg(user.to_string()).ignore();
         }
         Store::Offline { user, last_seen_us } => {
             pipeline.cmd("SREM").arg(ONLINE).arg(user.to_string()).ignore();
+            pipeline.cmd("SREM").arg(CHANGING).arg(user.to_string()).ignore();
             let (key, seconds) = (seen_key(*user), LAST_SEEN_S);
             pipeline.cmd("SET").arg(key).arg(*last_seen_us).arg("EX").arg(seconds).ignore();
         }

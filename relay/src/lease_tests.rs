@@ -167,8 +167,9 @@ impl World {
 }
 
 fn seeds() -> impl Iterator<Item = u64> {
-    let one = std::env::var("REALCHAT_SEED").ok().map(|seed| seed.parse().unwrap());
-    one.map_or(0..500, |seed| seed..seed + 1)
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let all = 0..number("REALCHAT_SEEDS").unwrap_or(500);
+    number("REALCHAT_SEED").map_or(all, |seed| seed..seed + 1)
 }
 
 fn with_seeds(test: impl Fn(u64) + std::panic::RefUnwindSafe) {

@@ -20,7 +20,8 @@ REDIS_URL=${DEFAULTS[REDIS_URL]}
 
 load_settings() { # DIR
   local name
-  [[ -f $1/settings ]] || return 0
+  # An empty file is that of a stack that never came up: the defaults hold.
+  [[ -s $1/settings ]] || return 0
   for name in "${SETTINGS[@]}"; do
     printf -v "$name" '%s' "$(env_get "$1/settings" "$name")"
   done
