@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::db::{Connection, Databases};
 use crate::failure::Failure;
 use crate::http::{Access, Call, Endpoint, HttpAnswer, Missed, Target, Work, find};
+use crate::limits::TRACEPARENT_BYTES_MAX;
 use crate::read;
 use crate::write::{Append, Appended, Change, Command, ReceiptCommand};
 use daemon::link::{Handler, Incoming, Reply};
@@ -32,7 +33,10 @@ struct Envelope {
 impl Handler for Dispatch {
     fn handle(&self, incoming: Incoming, reply: Reply) {
         let app = &self.0;
-        let Incoming { request, traceparent, deadline, .. } = incoming;
+        let Incoming { request, mut traceparent, deadline, .. } = incoming;
+        if traceparent.len() > TRACEPARENT_BYTES_MAX {
+            traceparent.clear();
+        }
         let envelope = Envelope { traceparent, deadline, reply };
         if app.is_stopping.load(Ordering::Acquire) {
             return refuse(app, envelope.reply, &Failure::stopping());

@@ -60,7 +60,11 @@ impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Self {
         let reason = describe(&error);
         if is_temporary(&error) {
-            tracing::warn!(reason, error_code = "unavailable", "a query failed for now");
+            tracing::warn!(
+                reason,
+                error_code = "unavailable",
+                "a query failed, and may be tried again"
+            );
             Self::unavailable("the database does not answer; try again")
         } else {
             tracing::error!(reason, error_code = "internal", "a query failed");
@@ -93,9 +97,10 @@ pub(crate) fn is_temporary(error: &postgres::Error) -> bool {
         // No answer from the server at all, unless a value could not be written or read.
         return error.is_closed() || std::error::Error::source(error).is_some_and(is_io);
     };
-    // 08 connection, 40 rollback, 53 resources, 57 operator intervention (and statement time-outs),
-    // 58 system errors such as a full or failing disk.
-    let temporary_classes = ["08", "40", "53", "57", "58"];
+    // 08 connection, 28 sign-in and 3D database (until an operator has set them right), 40 rollback,
+    // 53 resources, 57 operator intervention (and statement time-outs), 58 system errors such as a
+    // failing disk.
+    let temporary_classes = ["08", "28", "3D", "40", "53", "57", "58"];
     temporary_classes.contains(&&state.code()[..2])
         || *state == SqlState::LOCK_NOT_AVAILABLE
         || *state == SqlState::READ_ONLY_SQL_TRANSACTION

@@ -39,6 +39,9 @@ pub(crate) const USERS_MAX: u64 = 200;
 /// Rows of the outbox looked at to tell whether one message was relayed.
 pub(crate) const TRACE_OUTBOX_ROWS_MAX: i64 = 10_000;
 
+/// A W3C trace context, in bytes; a longer one is not passed on.
+pub(crate) const TRACEPARENT_BYTES_MAX: usize = 64;
+
 /// A user's name, in characters of a-z 0-9 . _ -
 pub(crate) const NAME_BYTES_MIN: usize = 2;
 pub(crate) const NAME_BYTES_MAX: usize = 32;

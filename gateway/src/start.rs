@@ -74,7 +74,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let progress = Arc::new(Progress::new(config.count("kafka.consumers"), shards));
     let gateway_metrics = GatewayMetrics::register(shards, &metrics);
     let audiences = Audiences::new();
-    let publisher = Publisher::start(&config, &metrics)?;
+    let publisher = Publisher::start(&config, &instance, &metrics)?;
     let presence = presence::start(&config, &instance, &metrics, mailboxes.clone())?;
     let uplink = uplink::start(uplink::Setup {
         config: &config,

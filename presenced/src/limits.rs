@@ -20,8 +20,12 @@ pub(crate) const METRICS_MS: u64 = 2_000;
 pub(crate) const STOP_MS_MAX: u64 = 3_000;
 /// How often the core looks at its deadlines.
 pub(crate) const TICK_MS: u64 = 100;
-/// A core that did not run for so long was paused: what it missed it does not hold against anybody.
-pub(crate) const PAUSE_MS_MIN: u64 = 5_000;
+/// A core that did not run for so long was paused, and reports may be waiting: it hears them, for
+/// [`SETTLE_MS`], before it concludes anything.
+pub(crate) const PAUSE_MS_MIN: u64 = 500;
+pub(crate) const SETTLE_MS: u64 = 1_000;
+/// After so long a pause reports may have been lost: it waits for a whole heartbeat period.
+pub(crate) const LONG_PAUSE_MS_MIN: u64 = 5_000;
 /// How long Redis may take to connect, to read or to write.
 pub(crate) const REDIS_MS_MAX: u64 = 1_000;
 /// Wait between attempts to connect to Redis.
@@ -43,4 +47,4 @@ pub(crate) const BROKER_WATCH_MS: u64 = 1_000;
 pub(crate) const BROKER_PROBE_MS_MAX: u64 = 1_000;
 
 const _: () = assert!(BATCH_MAX <= QUEUE_MAX);
-const _: () = assert!(TICK_MS * 10 < PAUSE_MS_MIN);
+const _: () = assert!(TICK_MS * 3 < PAUSE_MS_MIN && PAUSE_MS_MIN < LONG_PAUSE_MS_MIN);

@@ -8,7 +8,7 @@
 //! by then every living session was heard of again.
 
 use crate::config::Timings;
-use crate::limits::{PAUSE_MS_MIN, USER_SESSIONS_MAX};
+use crate::limits::{LONG_PAUSE_MS_MIN, PAUSE_MS_MIN, SETTLE_MS, USER_SESSIONS_MAX};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -163,8 +163,11 @@ impl Rules {
 
     /// An error only for a report that is not believed; it changes nothing.
     pub(crate) fn step(&mut self, now: Now, event: Event) -> Result<Vec<Action>, Superseded> {
-        if now.ms.saturating_sub(self.last_ms) >= PAUSE_MS_MIN {
-            self.hold(now);
+        let paused_ms = now.ms.saturating_sub(self.last_ms);
+        if paused_ms >= LONG_PAUSE_MS_MIN {
+            self.hold(now, self.timings.full_period_ms());
+        } else if paused_ms >= PAUSE_MS_MIN {
+            self.hold(now, SETTLE_MS);
         }
         self.last_ms = now.ms;
         let mut actions = Vec::new();
@@ -174,7 +177,7 @@ impl Rules {
             Event::RedisLost => self.redis_away = true,
             Event::RedisBack => {
                 self.redis_away = false;
-                self.hold(now);
+                self.hold(now, self.timings.full_period_ms());
                 self.store_all(&mut actions);
             }
             Event::Announced { user, online, at_us } => {
@@ -204,8 +207,8 @@ impl Rules {
         self.users.values().map(|user| user.sessions.len()).sum()
     }
 
-    fn hold(&mut self, now: Now) {
-        self.hold_until_ms = self.hold_until_ms.max(now.ms + self.timings.full_period_ms());
+    fn hold(&mut self, now: Now, for_ms: u64) {
+        self.hold_until_ms = self.hold_until_ms.max(now.ms + for_ms);
     }
 
     fn is_holding(&self, now: Now) -> bool {

@@ -50,7 +50,7 @@ fn settled() -> Rules {
     let mut rules = Rules::new(TIMINGS, at(0));
     rules.step(at(0), Event::RedisBack).unwrap();
     // In steps, so that it does not look like a pause.
-    for ms in (0..=100_000).step_by(1_000) {
+    for ms in (0..=100_000).step_by(100) {
         rules.step(at(ms), Event::Tick).unwrap();
     }
     rules

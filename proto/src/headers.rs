@@ -24,6 +24,25 @@ pub mod event_type {
     pub const PRESENCE: &str = "presence";
 }
 
+/// Headers that a dead letter has besides its own.
+pub mod dead_letter {
+    /// Why it could not be published or processed.
+    pub const ERROR: &str = "dlq-error";
+    /// The topic that it was meant for.
+    pub const TOPIC: &str = "dlq-topic";
+    /// How often it was tried.
+    pub const ATTEMPTS: &str = "dlq-attempts";
+    pub const FAILED_AT_US: &str = "dlq-failed-at-us";
+    /// The outbox row's headers as they stood, where they cannot be read.
+    pub const RAW_HEADERS: &str = "dlq-raw-headers";
+    /// Which process could not process it. Every gateway reads every record, so a record that none
+    /// can read is as many dead letters as there are gateways.
+    pub const CONSUMER: &str = "dlq-consumer";
+    /// Where in its topic it is.
+    pub const PARTITION: &str = "dlq-partition";
+    pub const OFFSET: &str = "dlq-offset";
+}
+
 /// A header is there but does not hold what its name promises.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the record header {name} does not hold {wanted}")]

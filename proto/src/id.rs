@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn shards_are_stable_and_all_are_used() {
-        assert_eq!(outbox_shard(&Uuid::nil()), 5);
+        assert_eq!(outbox_shard(&Uuid::nil()), 12);
         let mut used = [0; OUTBOX_SHARDS as usize];
         for _ in 0..1600 {
             used[usize::from(outbox_shard(&new()))] += 1;

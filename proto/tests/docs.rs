@@ -1,5 +1,7 @@
 //! The documents of the client protocol say what the code does.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use proto::error;
 use serde_json::Value;
 use std::path::PathBuf;

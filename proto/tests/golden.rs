@@ -4,6 +4,8 @@
 //! hexadecimal. After a deliberate, compatible change of the schema the vectors are written anew with
 //! `REALCHAT_WRITE_GOLDEN=1 cargo test -p proto --test golden`; the difference belongs in the review.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use proto::Message;
 use proto::client::{ClientFrame, ServerFrame, client_frame, event, server_frame};
 use proto::json;

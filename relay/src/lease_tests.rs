@@ -126,17 +126,16 @@ impl World {
         while let Some(action) = actions.pop() {
             let peers = self.peers(index);
             let me = format!("relay-{index}");
-            // The database answers later than it was asked, or its answer is lost.
-            let done_ms = now_ms + self.random.u64(0..20);
+            // The database was asked a while ago and does it now; or its answer is lost.
+            let asked_ms = now_ms.saturating_sub(self.random.u64(0..20));
             let event = match action {
-                Action::Observe => Event::Observed { rows: self.table.rows(done_ms), peers },
-                Action::Claim(shards) => Event::Claimed {
-                    asked_ms: now_ms,
-                    granted: self.table.claim(done_ms, &me, &shards),
-                },
+                Action::Observe => Event::Observed { rows: self.table.rows(now_ms), peers },
+                Action::Claim(shards) => {
+                    Event::Claimed { asked_ms, granted: self.table.claim(now_ms, &me, &shards) }
+                }
                 Action::Renew(asked) => {
-                    let granted = self.table.mine(&me, &asked, done_ms + LEASE_MS);
-                    Event::Renewed { asked_ms: now_ms, asked, granted }
+                    let granted = self.table.mine(&me, &asked, now_ms + LEASE_MS);
+                    Event::Renewed { asked_ms, asked, granted }
                 }
                 Action::Release(leases) => {
                     self.table.mine(&me, &leases, 0);

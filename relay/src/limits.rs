@@ -4,6 +4,8 @@ use proto::limits::RECORD_VALUE_BYTES_MAX;
 
 /// Values and headers that one worker reads and publishes at once.
 pub(crate) const WAVE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Rows that one worker reads and publishes at once; each shard has its share of them.
+pub(crate) const WAVE_ROWS_MAX: i64 = 8_192;
 /// One record on Kafka: value, key and headers. Kafka's own default for a batch is 1,048,588.
 pub(crate) const RECORD_BYTES_MAX: usize = 1_000_000;
 /// One dead letter: whatever did not fit must fit here.

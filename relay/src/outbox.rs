@@ -5,6 +5,7 @@ use crate::lease::{Shard, Token};
 use crate::limits::WAVE_BYTES_MAX;
 use crate::ownership::Grant;
 use crate::wave::Record;
+use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
 use std::collections::BTreeMap;
 
@@ -31,15 +32,19 @@ const READ_FIRST: &str = "
 
 /// Only while the lease is this relay's. What is deleted was acknowledged by the broker, so that no
 /// lock on the lease is needed: deleting it late is not wrong, only no longer this relay's business.
+/// The bounds are those of the ids: without them the whole shard would be scanned.
 const DELETE: &str = "
     DELETE FROM messaging.outbox
-    WHERE shard = $1 AND id = ANY ($2::bigint[]) AND EXISTS (
+    WHERE shard = $1 AND id BETWEEN $5 AND $6 AND id = ANY ($2::bigint[]) AND EXISTS (
         SELECT FROM messaging.outbox_leases
         WHERE shard = $1 AND owner = $3 AND fencing_token = $4)";
 
 const COUNT_ATTEMPT: &str = "
     UPDATE messaging.outbox SET attempts = attempts + 1
     WHERE shard = $1 AND id = $2 RETURNING attempts";
+
+type Parameters<'a> = [&'a (dyn ToSql + Sync)];
+type Deleted = Result<u64, postgres::Error>;
 
 /// A worker's connection to the outbox.
 pub(crate) struct Outbox {
@@ -104,22 +109,24 @@ impl Outbox {
         owner: &str,
         published: &BTreeMap<Shard, (Token, Vec<i64>)>,
     ) -> Result<u64, String> {
-        if let Some((shard, (token, ids))) = published.first_key_value()
-            && published.len() == 1
-        {
-            let deleted = self.client.execute(&self.delete, &[shard, ids, &owner, token]);
-            return deleted.map_err(|error| explain(&error));
-        }
-        let mut all = || -> Result<u64, postgres::Error> {
-            let mut transaction = self.client.transaction()?;
-            let mut deleted = 0;
-            for (shard, (token, ids)) in published {
-                deleted += transaction.execute(&self.delete, &[shard, ids, &owner, token])?;
-            }
-            transaction.commit()?;
-            Ok(deleted)
+        let delete = &self.delete;
+        let delete = |client: &mut dyn FnMut(&Statement, &Parameters<'_>) -> Deleted| {
+            published.iter().try_fold(0, |deleted, (shard, (token, ids))| {
+                let (first, last) = (ids.iter().min(), ids.iter().max());
+                Ok(deleted + client(delete, &[shard, ids, &owner, token, &first, &last])?)
+            })
         };
-        all().map_err(|error| explain(&error))
+        let deleted = if published.len() == 1 {
+            // One statement is a transaction by itself.
+            delete(&mut |statement, parameters| self.client.execute(statement, parameters))
+        } else {
+            self.client.transaction().and_then(|mut transaction| {
+                let deleted = delete(&mut |sql, parameters| transaction.execute(sql, parameters))?;
+                transaction.commit()?;
+                Ok(deleted)
+            })
+        };
+        deleted.map_err(|error| explain(&error))
     }
 
     /// Counts a try of a record that was refused; returns how many there were. Nothing if it is gone.

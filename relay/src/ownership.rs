@@ -48,6 +48,19 @@ impl Ownership {
         Wave { ownership: self.clone(), grants }
     }
 
+    /// Until when all of the wave's grants hold, as they were renewed meanwhile; nothing if one is gone.
+    fn valid_until(&self, grants: &[Grant]) -> Option<Instant> {
+        let state = self.state();
+        let now = |grant: &Grant| {
+            state
+                .grants
+                .get(&grant.shard)
+                .filter(|it| it.token == grant.token)
+                .map(|it| it.valid_until)
+        };
+        grants.iter().map(now).min()?
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,9 +74,9 @@ pub(crate) struct Wave {
 }
 
 impl Wave {
-    /// When the first of the grants ends.
+    /// When the first of the grants ends, as they stand now; nothing if one has ended.
     pub(crate) fn valid_until(&self) -> Option<Instant> {
-        self.grants.iter().map(|grant| grant.valid_until).min()
+        self.ownership.valid_until(&self.grants)
     }
 }
 
@@ -90,6 +103,10 @@ mod tests {
         let wave = ownership.begin(0, 2, Duration::from_secs(1));
         assert_eq!(wave.grants, [grant(0, until(60_000))]);
         assert_eq!(wave.valid_until(), Some(until(60_000)));
+        ownership.grant([grant(0, until(70_000))]);
+        assert_eq!(wave.valid_until(), Some(until(70_000)), "renewed meanwhile");
+        ownership.grant([Grant { token: 2, ..grant(0, until(80_000)) }]);
+        assert_eq!(wave.valid_until(), None, "another's meanwhile");
         assert_eq!(ownership.busy(), BTreeSet::from([0]));
         drop(wave);
         assert!(ownership.busy().is_empty());

@@ -216,7 +216,7 @@ impl Publisher {
     }
 }
 
-/// Hands records to Kafka's client until one meets a broker that takes none, or time is up.
+/// Hands records to Kafka's client until it takes none, or the time for it is up.
 fn hand_over(
     producer: &ThreadedProducer<Deliveries>,
     records: &[Record],
@@ -233,16 +233,16 @@ fn hand_over(
             Err(reason) => Some(Outcome::Refused(reason)),
         };
         let Some(outcome) = outcome else { continue };
-        let stalled = matches!(outcome, Outcome::Stalled(_));
+        let refused = matches!(outcome, Outcome::Refused(_));
         producer.context().batch().outcomes[index] = outcome;
-        if stalled {
+        if !refused {
             return;
         }
         broken.insert(record.key_of());
     }
 }
 
-/// Nothing if it was taken, else what became of the record.
+/// Nothing if it was taken, else what became of the record; held if it is too late for it.
 fn hand_over_one(
     producer: &ThreadedProducer<Deliveries>,
     record: &Record,
@@ -262,7 +262,7 @@ fn hand_over_one(
         .headers(prepared.headers);
     let outcome = loop {
         if Instant::now() >= send_by {
-            break Outcome::Stalled("the time for handing the wave over is up".into());
+            break Outcome::Held;
         }
         match producer.send(outgoing) {
             Ok(()) => return None,

@@ -12,7 +12,7 @@ use crate::envelope;
 use crate::lease::{Shard, Token};
 use crate::limits::{
     BEGIN_PERCENT, DEAD_LETTER_BYTES_MAX, MESSAGE_PERCENT, RECORD_BYTES_MAX, RETRY_MS_MIN,
-    SUSPECTS_MS_MAX, WAVE_PERCENT,
+    SUSPECTS_MS_MAX, WAVE_PERCENT, WAVE_ROWS_MAX,
 };
 use crate::metrics::{RelayMetrics, Topic};
 use crate::outbox::Outbox;
@@ -116,8 +116,10 @@ impl Worker {
         self.mark(&wave)?;
         let records = {
             let keys = self.suspects.keys();
+            let shards = i64::try_from(wave.grants.len()).unwrap_or(i64::MAX);
+            let rows_max = self.rows_max.min(WAVE_ROWS_MAX / shards).max(1);
             let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
-            outbox.read(&wave.grants, &keys, self.rows_max).map_err(Trouble::Postgres)?
+            outbox.read(&wave.grants, &keys, rows_max).map_err(Trouble::Postgres)?
         };
         if !records.is_empty() {
             self.publish_wave(&wave, &records)?;
@@ -314,7 +316,9 @@ impl Worker {
         let settings = &self.parts.settings;
         let send_by = wave.valid_until()?.checked_sub(settings.lease_part(MESSAGE_PERCENT))?;
         let acked_by = now + settings.lease_part(WAVE_PERCENT);
-        (send_by > now).then_some(Deadlines { send_by: send_by.min(acked_by), acked_by })
+        // The last record handed over must have time to be acknowledged, too.
+        let send_by = send_by.min(now + settings.lease_part(WAVE_PERCENT) / 2);
+        (send_by > now).then_some(Deadlines { send_by, acked_by })
     }
 
     fn idle_wait(&self) -> Duration {

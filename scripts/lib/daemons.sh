@@ -95,7 +95,7 @@ seed_code() { # NAME JSON
       printf '%s' "${BASH_REMATCH[1]}"
       return 0
     fi
-  done < <(tr -d '\n' <<<"$2" | tr '{}' '\n\n')
+  done < <(tr -d '\n' <<<"$2" | tr '{' '\n' | tr '}' '\n')
   fail "chatd seed printed no code for $1"
 }
 

@@ -5,27 +5,28 @@ quoted() { # VALUE
   printf "'%s'" "${1//\'/\'\\\'\'}"
 }
 
-# Sets keys in such a file, keeping the other lines; safe beside other writers.
-env_put() { # FILE KEY VALUE [KEY VALUE]...
+# Runs a command alone among all writers of such a file.
+env_locked() { # FILE COMMAND...
   local file=$1
   shift
   (
     flock -w 30 7 || exit 1
-    env_merge "$file" "$@" | write_private "$file"
+    "$@"
   ) 7>>"$file.lock"
 }
 
-# Makes such a file anew from what a command prints (KEY VALUE, one a line), asked under the lock,
-# so that no other writer's change is lost.
+# Sets keys in such a file, keeping the other lines; under the lock.
+env_put() { # FILE KEY VALUE [KEY VALUE]...
+  env_merge "$@" | write_private "$1"
+}
+
+# Makes such a file anew from what a command prints (KEY VALUE, one a line); under the lock.
 env_replace() { # FILE COMMAND...
-  local file=$1
+  local file=$1 key value
   shift
-  (
-    flock -w 30 7 || exit 1
-    "$@" | while IFS=' ' read -r key value; do
-      printf '%s=%s\n' "$key" "$(quoted "$value")"
-    done | write_private "$file"
-  ) 7>>"$file.lock"
+  "$@" | while IFS=' ' read -r key value; do
+    printf '%s=%s\n' "$key" "$(quoted "$value")"
+  done | write_private "$file"
 }
 
 # The file's lines with the given keys replaced where they are, or added at the end.

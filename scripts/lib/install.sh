@@ -3,19 +3,23 @@
 
 DISK_KB_MIN=$((2 * 1024 * 1024))
 
-# Debian's names of what is missing, one a line, for the parts that the stack runs itself.
-missing_packages() {
+# Debian's names of what building needs and is missing, one a line.
+missing_build_packages() {
+  if ! command -v cc >/dev/null || ! command -v c++ >/dev/null || ! command -v make >/dev/null; then
+    echo build-essential
+  fi
+  if ! command -v pkg-config >/dev/null; then echo pkg-config; fi
+  if [[ ! -e /usr/include/zlib.h ]]; then echo zlib1g-dev; fi
+}
+
+# The same for the parts that the stack runs itself.
+missing_part_packages() {
   if [[ -z $POSTGRES_URL ]] && ! postgres_bin >/dev/null; then echo postgresql; fi
   if [[ -z $REDIS_URL ]] && ! command -v redis-server >/dev/null; then echo redis-server; fi
   if [[ -z $KAFKA_BROKERS ]]; then
     if ! command -v java >/dev/null; then echo default-jre-headless; fi
     if ! kafka_has_libs && ! command -v mvn >/dev/null; then echo maven; fi
   fi
-  if ! command -v cc >/dev/null || ! command -v c++ >/dev/null || ! command -v make >/dev/null; then
-    echo build-essential
-  fi
-  if ! command -v pkg-config >/dev/null; then echo pkg-config; fi
-  if [[ ! -e /usr/include/zlib.h ]]; then echo zlib1g-dev; fi
   if is_root && ! command -v setpriv >/dev/null; then echo util-linux; fi
 }
 
@@ -38,8 +42,9 @@ install_packages() { # NAME...
 check_java() {
   local version
   version=$(kafka_java_version)
-  [[ $version =~ ^[0-9]+$ ]] && ((version >= JAVA_VERSION_MIN)) ||
+  if ! [[ $version =~ ^[0-9]+$ ]] || ((version < JAVA_VERSION_MIN)); then
     fail "Kafka needs Java $JAVA_VERSION_MIN or newer, but java is ${version:-unknown}; install openjdk-$JAVA_VERSION_MIN-jre-headless"
+  fi
 }
 
 # cargo may be installed and merely not in this shell's PATH.
@@ -75,6 +80,7 @@ check_rust() { # WANTED
 
 install_rustup() { # WANTED
   local advice="Rust is missing; install rustup from https://rustup.rs and run this again"
+  if is_root && ! command -v curl >/dev/null; then install_packages curl ca-certificates; fi
   command -v curl >/dev/null || fail "$advice"
   say "Installing Rust $1 with rustup."
   curl --proto '=https' --tlsv1.2 --silent --show-error --fail --max-time 120 https://sh.rustup.rs 2>/dev/null |
@@ -83,9 +89,16 @@ install_rustup() { # WANTED
   find_cargo || fail "$advice"
 }
 
+ensure_build_tools() {
+  local -a missing
+  mapfile -t missing < <(missing_build_packages)
+  install_packages "${missing[@]}"
+  ensure_rust
+}
+
 ensure_tools() {
   local -a missing
-  mapfile -t missing < <(missing_packages)
+  mapfile -t missing < <(missing_part_packages && missing_build_packages)
   install_packages "${missing[@]}"
   if [[ -z $KAFKA_BROKERS ]]; then check_java; fi
   ensure_rust

@@ -55,6 +55,6 @@ npm_install() { # FOLDER
 # Runs a script of a folder's package.json.
 npm_run() { # FOLDER SCRIPT
   npm_install "$1"
-  cd -- "$1"
+  cd -- "$1" || return
   npm run --silent "$2"
 }

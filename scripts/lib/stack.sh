@@ -142,5 +142,5 @@ env_pairs() { # DIR
 }
 
 write_env() { # DIR
-  env_replace "$1/env" env_pairs "$1"
+  env_locked "$1/env" env_replace "$1/env" env_pairs "$1"
 }

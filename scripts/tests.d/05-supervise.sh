@@ -30,8 +30,8 @@ starts() {
 
 start_part "$dir" crash -- bash -c "date +%s%N >>'$dir/starts'; exit 3"
 sleep 4
-# At 0, 0.2, 0.6, 1.4 and 3 s; a slow machine may be one behind.
-(($(starts) >= 4 && $(starts) <= 5)) || wrong "a crashing part was started $(starts) times in 4 s"
+# At 0, 0.2, 0.6, 1.4 and 3 s; a busy machine is behind.
+(($(starts) >= 3 && $(starts) <= 5)) || wrong "a crashing part was started $(starts) times in 4 s"
 grep -q 'ended with status 3; it is started again in 400 ms' "$dir/logs/crash.log" ||
   wrong "the log does not tell of the crash: $(cat "$dir/logs/crash.log")"
 
@@ -42,9 +42,10 @@ pid=$(part_pid "$dir" steady)
   wrong 'the process id is not in env and pids'
 [[ $(cat "$dir/logs/steady.log") == "$dir" ]] || wrong 'the part was not started in its folder'
 kill -KILL "$pid"
-changed() { [[ $(env_get "$dir/env" STEADY_PID) != "$pid" ]]; }
-wait_until 5 changed || wrong 'a killed part did not come back'
+is_back() { local now && now=$(part_pid "$dir" steady) && [[ $now != "$pid" ]]; }
+wait_until 10 is_back || wrong 'a killed part did not come back'
 pid=$(part_pid "$dir" steady)
+[[ $(env_get "$dir/env" STEADY_PID) == "$pid" ]] || wrong 'env does not have the new process id'
 kill -STOP "$pid"
 stubborn=$(part_pid "$dir" stubborn)
 started=$SECONDS

@@ -45,6 +45,31 @@ fn population(database: &Database) -> (Vec<Uuid>, Vec<Person>) {
     (ids, people)
 }
 
+/// Processor time of a process so far, in seconds; fields 14 and 15 of its stat are in 1/100 s.
+fn cpu_s(process_id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |it| it.1).split_whitespace();
+    fields.skip(11).take(2).filter_map(|it| it.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Processor time of all of the server's processes, in seconds.
+fn server_cpu_s(database: &Database) -> f64 {
+    let mut owner = database.owner();
+    let backend: i32 = owner.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let stat = |id: &str| std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let parent = |id: &str| {
+        let stat = stat(id);
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1).map(str::to_owned)
+    };
+    let postmaster = parent(&backend.to_string());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|it| it.file_name().into_string().ok());
+    ids.filter(|id| id.parse::<u32>().is_ok() && parent(id) == postmaster)
+        .filter_map(|id| id.parse().ok())
+        .map(cpu_s)
+        .sum()
+}
+
 fn text() -> String {
     (0..fastrand::usize(100..500)).map(|_| fastrand::alphanumeric()).collect()
 }
@@ -67,6 +92,7 @@ fn rate_of_the_engine() {
         }
         latency.record(u64::try_from(sent.elapsed().as_micros()).unwrap()).unwrap();
     };
+    let before = (cpu_s(chatd.process_id()), server_cpu_s(&database), cpu_s(std::process::id()));
     let mut number = 0_usize;
     while start.elapsed() < MEASURED {
         if in_flight.len() >= IN_FLIGHT {
@@ -81,6 +107,13 @@ fn rate_of_the_engine() {
     }
     in_flight.into_iter().for_each(&mut settle);
     let rate = acked as f64 / start.elapsed().as_secs_f64();
+    let us = |seconds: f64| seconds * 1e6 / acked as f64;
+    println!(
+        "processor time a message: chatd {:.1} us, PostgreSQL {:.1} us, driver {:.1} us",
+        us(cpu_s(chatd.process_id()) - before.0),
+        us(server_cpu_s(&database) - before.1),
+        us(cpu_s(std::process::id()) - before.2),
+    );
     println!(
         "engine: {rate:.0} durable messages/s, ack p50 {} ms, p99 {} ms (closed loop, {IN_FLIGHT} in flight)",
         latency.value_at_quantile(0.5) / 1_000,

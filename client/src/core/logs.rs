@@ -137,7 +137,7 @@ impl Logs {
         self.logs.remove(&id).map(|mut log| log.reset())
     }
 
-    /// What to ask for now, at most [`HEAL_CONVERSATIONS_MAX`] conversations.
+    /// What to ask for next, at most [`HEAL_CONVERSATIONS_MAX`] conversations.
     pub(super) fn to_heal(&self, now: Duration) -> Vec<CursorOf> {
         let due = self.unwell.iter().filter_map(|id| Some((*id, self.logs.get(id)?)));
         due.filter(|(_, log)| log.not_before <= now)

@@ -203,7 +203,7 @@ impl World {
             }
             Frame::Sync(sync) => {
                 if !self.calm && self.rng.u32(0..10) == 0 {
-                    let error = proto::error::ErrorCode::Unavailable.to_frame("busy");
+                    let error = ErrorCode::Unavailable.to_frame("busy");
                     self.down.push_back(server(id, server_frame::Frame::Error(error)));
                 } else {
                     self.sync(id, sync.cursors.iter().map(cursor).collect());
@@ -245,7 +245,7 @@ impl World {
     fn send_arrived(&mut self, request_id: u64, send: &Send) {
         let fault = if self.calm { 100 } else { self.rng.u32(0..100) };
         if fault < 10 {
-            let error = proto::error::ErrorCode::Overloaded.to_frame("full");
+            let error = ErrorCode::Overloaded.to_frame("full");
             return self.down.push_back(server(request_id, server_frame::Frame::Error(error)));
         }
         if fault < 15 {

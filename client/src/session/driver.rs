@@ -144,10 +144,11 @@ impl Driver {
             self.note_readiness(&readiness);
             self.take_mail();
             self.read();
-            self.flush();
             if self.core.deadline().is_some_and(|deadline| deadline <= self.began.elapsed()) {
                 self.step(Input::Tick);
             }
+            // Last: whatever any of these wrote must not wait for the next turn.
+            self.flush();
         }
         self.shut_down();
     }

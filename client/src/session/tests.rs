@@ -203,6 +203,29 @@ fn a_send_without_an_answer_is_written_again_with_the_same_key() {
 }
 
 #[test]
+fn a_retry_goes_out_when_it_is_due() {
+    let (listener, options) = server();
+    let server = thread::spawn(move || {
+        let mut peer = Peer::accept(&listener);
+        peer.welcome(0);
+        let busy = proto::error::ErrorCode::Unavailable.to_frame("busy");
+        let first = peer.read().unwrap();
+        peer.write(first.request_id, Frame::Error(busy));
+        let began = Instant::now();
+        let second = peer.read().unwrap();
+        peer.write(second.request_id, Frame::Sent(Sent::default()));
+        assert!(peer.read().is_none());
+        began.elapsed()
+    });
+    let (session, events) = Session::connect(options).unwrap();
+    drop(events);
+    session.send(CHAT, "key", "hello").wait().unwrap();
+    session.close();
+    let waited = server.join().unwrap();
+    assert!(waited < Duration::from_secs(5), "the retry came after {waited:?}");
+}
+
+#[test]
 fn the_next_gateway_is_tried_when_one_is_away() {
     let (listener, mut options) = server();
     let away = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -5,6 +5,7 @@ use crate::limits::{PUBLISH_KB_MAX, PUBLISH_MS_MAX, PUBLISH_RECORDS_MAX};
 use daemon::{Config, Metrics};
 use prometheus_client::metrics::counter::Counter;
 use proto::Uuid;
+use proto::headers::dead_letter;
 use proto::record::RecordHeaders;
 use proto::topics;
 use rdkafka::ClientConfig;
@@ -16,17 +17,12 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The header that says why a record is a dead letter.
-const ERROR: &str = "error";
-/// The headers that say where a dead letter comes from.
-const SOURCE_PARTITION: &str = "source-partition";
-const SOURCE_OFFSET: &str = "source-offset";
-
 /// Shared by the threads that produce. Nothing here blocks.
 #[derive(Clone)]
 pub(crate) struct Publisher {
     producer: Arc<ThreadedProducer<Reports>>,
     failed: Counter,
+    instance: Arc<str>,
 }
 
 /// A record that cannot be processed.
@@ -47,7 +43,11 @@ struct Reports {
 
 impl Publisher {
     /// Connects by itself; Kafka need not be there.
-    pub(crate) fn start(config: &Config, metrics: &Metrics) -> Result<Self, String> {
+    pub(crate) fn start(
+        config: &Config,
+        instance: &str,
+        metrics: &Metrics,
+    ) -> Result<Self, String> {
         let failed = metrics.register(
             "publish_failures",
             "Records that the gateway could not produce to Kafka",
@@ -68,7 +68,7 @@ impl Publisher {
             .set("log.connection.close", "false")
             .create_with_context(Reports { failed: failed.clone() })
             .map_err(|error: KafkaError| format!("kafka.brokers: {error}"))?;
-        Ok(Self { producer: Arc::new(producer), failed })
+        Ok(Self { producer: Arc::new(producer), failed, instance: instance.into() })
     }
 
     /// Produces an ephemeral event of a conversation; one that cannot be queued is counted and gone.
@@ -85,11 +85,16 @@ impl Publisher {
     /// Hands a record to its topic's dead letters, with the error and its origin in the headers.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter<'_>) {
         let (partition, offset) = (letter.partition.to_string(), letter.offset.to_string());
+        let failed_at_us = daemon::clock::now_us().to_string();
         let own = letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         let added = [
-            (ERROR, letter.error.as_bytes()),
-            (SOURCE_PARTITION, partition.as_bytes()),
-            (SOURCE_OFFSET, offset.as_bytes()),
+            (dead_letter::ERROR, letter.error.as_bytes()),
+            (dead_letter::TOPIC, letter.topic.as_bytes()),
+            (dead_letter::ATTEMPTS, b"1"),
+            (dead_letter::FAILED_AT_US, failed_at_us.as_bytes()),
+            (dead_letter::CONSUMER, self.instance.as_bytes()),
+            (dead_letter::PARTITION, partition.as_bytes()),
+            (dead_letter::OFFSET, offset.as_bytes()),
         ];
         let topic = topics::dead_letter(letter.topic);
         if let Err(error) = self.send(&topic, letter.key, letter.value, own.chain(added)) {

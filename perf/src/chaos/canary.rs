@@ -13,11 +13,15 @@ use proto::client::event;
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Two users of one conversation, each on the client library, at different gateways first.
+/// The longest wait between attempts to connect: what is measured is the system's recovery.
+const BACKOFF_MS_MAX: u64 = 500;
+
+/// Two users of one conversation, on the client library: one sends, wherever a gateway answers; the
+/// other listens on a device at each gateway, which waits for that gateway to come back.
 pub(super) struct Canary {
     conversation: Uuid,
     sender: (Session, Events),
-    receiver: (Session, Events),
+    listeners: Vec<(Session, Events)>,
     songs: Cell<u64>,
 }
 
@@ -25,21 +29,23 @@ impl Canary {
     pub(super) fn start(stack: &Stack, minter: &Minter, random: &mut Rng) -> Outcome<Self> {
         let population = Population::plan(random, 2, 1, 2);
         population.insert(&stack.database_url()?)?;
-        let mut urls = websocket_urls(stack)?;
-        let mut open = |user: Uuid| -> Outcome<(Session, Events)> {
+        let urls = websocket_urls(stack)?;
+        let open = |user: Uuid, urls: &[String]| -> Outcome<(Session, Events)> {
             let token = Options::fixed_token(minter.mint(user, proto::id::new())?);
-            let mut options = Options::new(urls.clone(), token);
+            let mut options = Options::new(urls.to_vec(), token);
             options.resume = true;
             options.acknowledge = false;
-            urls.reverse();
+            options.backoff_ms_max = BACKOFF_MS_MAX;
             Session::connect(options).doing("a client")
         };
-        let (sender, receiver) = (open(population.users[0])?, open(population.users[1])?);
+        let sender = open(population.users[0], &urls)?;
+        let listeners = urls.chunks(1).map(|url| open(population.users[1], url));
+        let listeners = listeners.collect::<Outcome<_>>()?;
         let conversation = population.conversations[0].id;
-        Ok(Self { conversation, sender, receiver, songs: Cell::new(0) })
+        Ok(Self { conversation, sender, listeners, songs: Cell::new(0) })
     }
 
-    /// Sends a message and waits until both users were shown it; None if that takes too long.
+    /// Sends a message and waits until every device was shown it; None if that takes too long.
     pub(super) fn sing(&self, patience: Duration) -> Option<Duration> {
         let start_us = clock::now_us();
         let until_us = start_us + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
@@ -48,8 +54,9 @@ impl Canary {
         let text = format!("song {song}");
         // Whether it was acknowledged shows in its delivery.
         self.sender.0.send_then(self.conversation, &format!("song-{song}"), &text, |_| {});
-        hear(&self.receiver.1, &text, until_us)?;
-        hear(&self.sender.1, &text, until_us)?;
+        for (_, events) in self.listeners.iter().chain([&self.sender]) {
+            hear(events, &text, until_us)?;
+        }
         Some(Duration::from_micros(clock::now_us() - start_us))
     }
 }

@@ -101,7 +101,7 @@ impl Kafka {
     /// Nothing if the environment names no broker; the reason is printed.
     pub(crate) fn from_environment() -> Option<Self> {
         let Some(brokers) = std::env::var("KAFKA_BROKERS").ok().filter(|it| !it.is_empty()) else {
-            println!("skipped: KAFKA_BROKERS does not name a running Kafka");
+            eprintln!("skipped: KAFKA_BROKERS does not name a running Kafka");
             return None;
         };
         let config = || {

@@ -35,7 +35,7 @@ impl Kafka {
         match std::env::var("KAFKA_BROKERS") {
             Ok(brokers) if !brokers.is_empty() => Some(Self { brokers }),
             _ => {
-                println!("skipped: KAFKA_BROKERS does not name a running Kafka");
+                eprintln!("skipped: KAFKA_BROKERS does not name a running Kafka");
                 None
             }
         }
@@ -112,7 +112,7 @@ impl Tail {
                         self.seen.push(seen(key, &message));
                     }
                 }
-                Some(Err(error)) => println!("consumer: {error}"),
+                Some(Err(error)) => eprintln!("consumer: {error}"),
                 None if done(&self.seen) => return true,
                 None => {}
             }

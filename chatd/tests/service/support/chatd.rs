@@ -23,7 +23,10 @@ pub(crate) struct Chatd {
 /// chatd with the settings of a test; `settings` are names of keys with their values.
 pub(crate) fn command(database: &Database, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chatd"));
-    command.env_clear().env("REALCHAT_CHATD_POSTGRES_URL", database.url());
+    command
+        .env_clear()
+        .env("REALCHAT_CHATD_POSTGRES_URL", database.url())
+        .env("REALCHAT_CHATD_TOKENS_SIGNING_KEY", database.signing_key());
     for (key, value) in settings {
         let variable = key.to_uppercase().replace('.', "_");
         command.env(format!("REALCHAT_CHATD_{variable}"), value);
@@ -45,12 +48,10 @@ impl Chatd {
         let folder = std::env::temp_dir().join(format!("realchat-chatd-{}", proto::id::new()));
         std::fs::create_dir(&folder).unwrap();
         let address = format!("unix:{}", folder.join("link").display());
-        let key = folder.join("key.pem");
         let mut command = command(database, settings);
         command
             .env("REALCHAT_CHATD_LINK_LISTEN", &address)
             .env("REALCHAT_CHATD_LINK_SECRET", SECRET)
-            .env("REALCHAT_CHATD_TOKENS_SIGNING_KEY", &key)
             .env("REALCHAT_CHATD_LOG_LEVEL", "warn");
         let process = command.spawn().unwrap();
         let client_settings = ClientSettings {
@@ -111,6 +112,10 @@ impl Chatd {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGTERM, and the end that follows.

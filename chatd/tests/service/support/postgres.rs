@@ -25,6 +25,7 @@ pub(crate) struct Server {
 pub(crate) struct Database {
     name: String,
     port: u16,
+    signing_key: PathBuf,
 }
 
 impl Server {
@@ -92,7 +93,9 @@ impl Server {
         let name = format!("realchat_{number}");
         let mut client = self.connect("postgres", "postgres").unwrap();
         client.batch_execute(&format!("CREATE DATABASE {name} OWNER {OWNER}")).unwrap();
-        Database { name, port: self.port }
+        let signing_key =
+            std::env::temp_dir().join(format!("realchat-key-{}.pem", proto::id::new()));
+        Database { name, port: self.port, signing_key }
     }
 }
 
@@ -109,6 +112,11 @@ impl Database {
         SERVER.database()
     }
 
+    /// Shared by all chatds of the database, as in operation.
+    pub(crate) fn signing_key(&self) -> &Path {
+        &self.signing_key
+    }
+
     /// As the owner, as chatd connects.
     pub(crate) fn url(&self) -> String {
         format!("postgres://{OWNER}@127.0.0.1:{}/{}", self.port, self.name)
@@ -121,6 +129,12 @@ impl Database {
     pub(crate) fn superuser(&self) -> Client {
         let url = format!("postgres://postgres@127.0.0.1:{}/{}", self.port, self.name);
         Client::connect(&url, NoTls).unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.signing_key);
     }
 }
 

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 /// What is repeated of a message, so that an echo never becomes too long.
 const ECHO_BYTES_MAX: usize = 1_000;
+/// A text of more words than this is not addressed to the bot, so to say: it is repeated.
+const SHORT_WORDS_MAX: usize = 4;
 const _: () = assert!(ECHO_BYTES_MAX + 100 < MESSAGE_TEXT_BYTES_MAX);
 
 pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<(), Failure> {
@@ -104,13 +106,19 @@ const HELP: &str = "I answer every message here. Try \"hello\", \"time\" or \"he
 /// answered alike (a repeated key with another text would be refused).
 fn reply(text: &str, sender: &str, created_at_us: u64) -> String {
     let text = text.trim();
-    let word: String =
-        text.chars().filter(|it| it.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    match word.as_str() {
-        "hello" | "hi" | "hey" => format!("Hello, {sender}! Try \"help\"."),
-        "help" => HELP.to_owned(),
-        "time" => format!("Your message was stored at {}.", utc(created_at_us)),
-        "thanks" | "thankyou" => format!("You are welcome, {sender}."),
+    let words: Vec<String> = text
+        .split(|it: char| !it.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .take(SHORT_WORDS_MAX + 1)
+        .map(str::to_lowercase)
+        .collect();
+    let is_short = words.len() <= SHORT_WORDS_MAX;
+    let asks_for = |word: &str| is_short && words.iter().any(|it| it == word);
+    match words.first().map_or("", String::as_str) {
+        "hello" | "hi" | "hey" if is_short => format!("Hello, {sender}! Try \"help\"."),
+        "thanks" | "thank" if is_short => format!("You are welcome, {sender}."),
+        _ if asks_for("help") => HELP.to_owned(),
+        _ if asks_for("time") => format!("Your message was stored at {}.", utc(created_at_us)),
         _ => {
             let mut end = text.len().min(ECHO_BYTES_MAX);
             while !text.is_char_boundary(end) {
@@ -149,6 +157,10 @@ mod tests {
         assert_eq!(reply(" HELP ", "ann", 0), HELP);
         let leap_day_us = 1_709_208_000_000_000;
         assert!(reply("time?", "ann", leap_day_us).contains("2024-02-29T12:00:00Z"));
+        assert!(reply("What time is it?", "ann", 0).contains("1970-01-01T00:00:00Z"));
+        assert_eq!(reply("Hi there", "ann", 0), "Hello, ann! Try \"help\".");
+        let long_ago = "It has been a long time, I did not think of it";
+        assert_eq!(reply(long_ago, "ann", 0), format!("You wrote: {long_ago}"));
         assert_eq!(reply("what is up", "ann", 0), "You wrote: what is up");
         let long = reply(&"ü".repeat(5_000), "ann", 0);
         assert!(long.len() < ECHO_BYTES_MAX + 30 && long.ends_with(" ..."));

@@ -79,7 +79,7 @@ fn gateway(chatd: &str, uplinks: &str) -> Gateway {
         metrics: &metrics,
         mailboxes: Mailboxes::new(vec![mailbox]),
         audiences: Audiences::new(),
-        publisher: Publisher::start(&config, &metrics).unwrap(),
+        publisher: Publisher::start(&config, "gateway-1", &metrics).unwrap(),
     });
     Gateway { uplink: uplink.unwrap(), inbox, health }
 }

@@ -188,7 +188,10 @@ impl Worker {
                 Ok((low, high)) if !(low..=high).contains(&next) => {
                     let to = next.max(low).min(high);
                     tracing::error!(
-                        topic, partition, from = next, to,
+                        topic,
+                        partition,
+                        from = next,
+                        to,
                         "offset out of range: events are lost to this gateway, clients sync them"
                     );
                     self.routing.ledger.repositions.inc();
