@@ -162,6 +162,10 @@ pub(crate) const KAFKA_BATCH_RECORDS_MAX: usize = 256;
 pub(crate) const KAFKA_POLL_MS: u64 = 100;
 /// How often offsets are committed.
 pub(crate) const KAFKA_COMMIT_MS: u64 = 1_000;
+/// A commit without an answer is given up after this time.
+pub(crate) const KAFKA_COMMIT_MS_MAX: u64 = 5_000;
+/// How often offsets are committed again that have not changed.
+pub(crate) const KAFKA_RECOMMIT_MS: u64 = 60_000;
 /// Records fetched ahead by one Kafka thread.
 pub(crate) const KAFKA_FETCHED_KB_MAX: usize = 16 * 1024;
 /// One answer of a broker, all partitions together.

@@ -22,7 +22,7 @@ mod positions;
 mod record;
 mod worker;
 
-pub(crate) use client::log;
+pub(crate) use client::{complain, log};
 
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;

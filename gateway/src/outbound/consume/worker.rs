@@ -1,7 +1,7 @@
 //! One Kafka thread: poll a batch, mail it to the shards, mail the batch's ticket, and now and then
 //! commit what the shards have enqueued.
 
-use super::client::Consumer;
+use super::client::{self, Commit, Consumer};
 use super::ledger::Ledger;
 use super::native;
 use super::positions::Position;
@@ -9,7 +9,8 @@ use super::record::{self, Headers, Purpose, RecordError, Router, TAILED};
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
-    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_POLL_MS, KAFKA_SETTLE_MS_MAX,
+    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX, KAFKA_POLL_MS,
+    KAFKA_RECOMMIT_MS, KAFKA_SETTLE_MS_MAX,
 };
 use crate::mail::{Delivery, Mail};
 use crate::mailbox::Mailboxes;
@@ -30,7 +31,9 @@ use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(KAFKA_POLL_MS);
 const COMMIT: Duration = Duration::from_millis(KAFKA_COMMIT_MS);
-/// How often shards are looked at while the last batch settles.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(KAFKA_COMMIT_MS_MAX);
+const RECOMMIT: Duration = Duration::from_millis(KAFKA_RECOMMIT_MS);
+/// How often shards and commits are looked at while the last batch settles.
 const SETTLE_STEP: Duration = Duration::from_millis(2);
 
 /// What all Kafka threads work with.
@@ -49,6 +52,9 @@ pub(super) struct Worker {
     /// Partitions that are to be read from now on, too.
     added: Receiver<Position>,
     out_of_range: bool,
+    /// When the last commit was sent, and when everything was committed last.
+    committed_at: Instant,
+    recommitted_at: Instant,
 }
 
 /// Everything but the consumer, whose records are borrowed from it while they are routed.
@@ -83,7 +89,15 @@ impl Worker {
             ticket: 0,
             concerned: ShardSet::default(),
         };
-        Self { consumer, routing, added, out_of_range: false }
+        let now = Instant::now();
+        Self {
+            consumer,
+            routing,
+            added,
+            out_of_range: false,
+            committed_at: now,
+            recommitted_at: now,
+        }
     }
 
     /// Reads these partitions, too, and the others from where they are.
@@ -113,11 +127,23 @@ impl Worker {
                 kept_house_at = Instant::now();
             }
         }
-        let settle_until = Instant::now() + Duration::from_millis(KAFKA_SETTLE_MS_MAX);
-        self.routing.advance();
-        while !self.routing.tracker.is_settled() && Instant::now() < settle_until {
-            std::thread::sleep(SETTLE_STEP);
+        self.settle();
+    }
+
+    /// Reads no more, waits for the shards and for the commit that is in flight, and commits the rest.
+    fn settle(&mut self) {
+        if let Err(error) = self.consumer.unassign() {
+            tracing::warn!(%error, "kafka consumer");
+        }
+        let until = Instant::now() + Duration::from_millis(KAFKA_SETTLE_MS_MAX);
+        loop {
+            // Serves callbacks; nothing is assigned, so no record comes.
+            let _ = self.consumer.poll(SETTLE_STEP);
             self.routing.advance();
+            let in_flight = self.consumer.context().commit() == Commit::InFlight;
+            if self.routing.tracker.is_settled() && !in_flight || Instant::now() >= until {
+                break;
+            }
         }
         self.commit(CommitMode::Sync);
     }
@@ -152,11 +178,24 @@ impl Worker {
         self.measure_lag();
     }
 
+    /// One commit at a time, so that a late one does not overwrite a later one; but one that gets no
+    /// answer (its coordinator went down) is given up and done again. Now and then everything is
+    /// committed again, which heals an overwritten offset and keeps idle partitions' from expiring.
     fn commit(&mut self, mode: CommitMode) {
-        let routing = &mut self.routing;
-        if self.consumer.context().take_commit_failed() {
-            routing.ledger.commit_failures.inc();
-            routing.tracker.commit_failed();
+        let (routing, callbacks) = (&mut self.routing, self.consumer.context());
+        let is_last = matches!(mode, CommitMode::Sync);
+        match callbacks.commit() {
+            Commit::InFlight if !is_last && self.committed_at.elapsed() < COMMIT_PATIENCE => return,
+            Commit::Done => {}
+            Commit::InFlight | Commit::Failed => {
+                callbacks.set_commit(Commit::Done);
+                routing.ledger.commit_failures.inc();
+                routing.tracker.commit_all();
+            }
+        }
+        if self.recommitted_at.elapsed() >= RECOMMIT {
+            self.recommitted_at = Instant::now();
+            routing.tracker.commit_all();
         }
         let due = routing.tracker.take_due();
         if due.is_empty() {
@@ -169,9 +208,14 @@ impl Worker {
             let _ = list.add_partition_offset(topic, *partition, Offset::Offset(offset));
         }
         routing.ledger.commits.inc();
+        if !is_last {
+            callbacks.set_commit(Commit::InFlight);
+            self.committed_at = Instant::now();
+        }
         if let Err(error) = self.consumer.commit(&list, mode) {
+            callbacks.set_commit(Commit::Done);
             routing.ledger.commit_failures.inc();
-            routing.tracker.commit_failed();
+            routing.tracker.commit_all();
             tracing::warn!(%error, "offsets not committed");
         }
     }
@@ -334,7 +378,7 @@ fn is_out_of_range(error: &KafkaError) -> bool {
     if out_of_range {
         tracing::error!(%error, "kafka consumer");
     } else {
-        tracing::warn!(%error, "kafka consumer");
+        client::complain(error, "while reading");
     }
     out_of_range
 }
