@@ -115,7 +115,7 @@ impl Gateway {
         let config = load_from("gateway", crate::config::KEYS, None, variables).unwrap();
         let (boxes, inboxes): (Vec<_>, Vec<_>) = (0..SHARDS).map(|_| pair(64, None)).unzip();
         let mailboxes = Mailboxes::new(boxes);
-        let progress = Arc::new(Progress::new(2, SHARDS));
+        let progress = Arc::new(Progress::new(threads(2), SHARDS));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stuck = Arc::new(std::sync::atomic::AtomicUsize::new(SHARDS));
         let ending = Arc::new(AtomicBool::new(false));

@@ -10,7 +10,7 @@ use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
     KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX, KAFKA_POLL_MS,
-    KAFKA_RECOMMIT_MS, KAFKA_SETTLE_MS_MAX,
+    KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS, KAFKA_SETTLE_MS_MAX,
 };
 use crate::mail::{Delivery, Mail};
 use crate::mailbox::Mailboxes;
@@ -68,6 +68,8 @@ struct Routing {
     ticket: u64,
     /// Shards that the batch in hand concerned so far.
     concerned: ShardSet,
+    /// Records that were posted since the shards were last woken.
+    unrung: usize,
 }
 
 impl Worker {
@@ -88,6 +90,7 @@ impl Worker {
             tracker: Tracker::default(),
             ticket: 0,
             concerned: ShardSet::default(),
+            unrung: 0,
         };
         let now = Instant::now();
         Self {
@@ -280,6 +283,13 @@ impl Routing {
         self.concerned.union(&shards);
         // The batch's ticket is the next one; `end_batch` mails it.
         self.tracker.record(index, message.offset(), self.ticket + 1, &shards);
+        self.unrung += 1;
+        if self.unrung == KAFKA_RING_RECORDS {
+            self.unrung = 0;
+            for shard in self.concerned.iter() {
+                self.shared.mailboxes.get(shard).ring();
+            }
+        }
     }
 
     /// The shards that were mailed.
@@ -318,7 +328,7 @@ impl Routing {
                     created_at_us: headers.created_at_us,
                 };
                 // A shard that has ended is one of a gateway that stops.
-                let _ = mailboxes.get(shard).send(Mail::Deliver(delivery));
+                let _ = mailboxes.get(shard).post(Mail::Deliver(delivery));
             },
         )
     }
@@ -326,7 +336,7 @@ impl Routing {
     fn present(&self, user: Uuid, frame: &Bytes) -> ShardSet {
         let mut shards = ShardSet::default();
         for (shard, mailbox) in (0_u16..).zip(self.shared.mailboxes.iter()) {
-            let _ = mailbox.send(Mail::Presence { user, frame: frame.clone() });
+            let _ = mailbox.post(Mail::Presence { user, frame: frame.clone() });
             shards.insert(shard);
         }
         shards
@@ -351,6 +361,7 @@ impl Routing {
 
     fn end_batch(&mut self) {
         self.ticket += 1;
+        self.unrung = 0;
         for shard in self.concerned.iter() {
             let ticket = Mail::Ticket { consumer: self.thread, ticket: self.ticket };
             let _ = self.shared.mailboxes.get(shard).send(ticket);
