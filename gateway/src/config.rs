@@ -72,7 +72,8 @@ pub(crate) const KEYS: &[Key] = &[
         name: "kafka.consumers",
         kind: Kind::Integer { min: 1, max: 64 },
         default: "1",
-        doc: "Threads that tail Kafka; the partitions are divided among them.",
+        doc: "Threads that tail the conversations' log, which divide its partitions; one more tails \
+              everything else.",
     },
     Key {
         name: "heartbeat.ping_ms",

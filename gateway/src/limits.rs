@@ -158,10 +158,16 @@ pub(crate) const KAFKA_WATCH_MS: u64 = 2_000;
 pub(crate) const KAFKA_RECENT_MS: u64 = 600_000;
 /// Records of one batch (one ticket).
 pub(crate) const KAFKA_BATCH_RECORDS_MAX: usize = 256;
+/// Records of a batch after which the shards concerned are woken; the batch's end wakes them, too.
+pub(crate) const KAFKA_RING_RECORDS: usize = 32;
 /// How long a Kafka thread waits for a record before it does its housekeeping.
 pub(crate) const KAFKA_POLL_MS: u64 = 100;
 /// How often offsets are committed.
 pub(crate) const KAFKA_COMMIT_MS: u64 = 1_000;
+/// A commit without an answer is given up after this time.
+pub(crate) const KAFKA_COMMIT_MS_MAX: u64 = 5_000;
+/// How often offsets are committed again that have not changed.
+pub(crate) const KAFKA_RECOMMIT_MS: u64 = 60_000;
 /// Records fetched ahead by one Kafka thread.
 pub(crate) const KAFKA_FETCHED_KB_MAX: usize = 16 * 1024;
 /// One answer of a broker, all partitions together.
@@ -175,6 +181,7 @@ pub(crate) const PUBLISH_KB_MAX: usize = 32 * 1024;
 pub(crate) const PUBLISH_MS_MAX: u64 = 5_000;
 
 const _: () = assert!(KAFKA_FETCH_BYTES_MAX > proto::limits::RECORD_VALUE_BYTES_MAX);
+const _: () = assert!(KAFKA_RING_RECORDS <= KAFKA_BATCH_RECORDS_MAX);
 const _: () = assert!(KAFKA_FETCHED_KB_MAX * 1024 >= KAFKA_FETCH_BYTES_MAX);
 const _: () = assert!(HTTP_MS_MAX < ANSWER_MS_MAX);
 const _: () = assert!(PRESENCE_CHANGES_MAX <= PRESENCE_HEARTBEATS_MAX);

@@ -48,6 +48,24 @@ impl Mailbox {
         Ok(())
     }
 
+    /// As [`Self::send`], but the shard need not hear of it before [`Self::ring`]: one bell for many
+    /// letters. Where it must wait for room it rings first.
+    pub(crate) fn post(&self, mail: Mail) -> Result<(), ShardEnded> {
+        match self.letters.try_send(mail) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(mail)) => {
+                self.bell.ring();
+                self.letters.send(mail).map_err(|_| ShardEnded)
+            }
+            Err(TrySendError::Disconnected(_)) => Err(ShardEnded),
+        }
+    }
+
+    /// Wakes the shard for what was posted.
+    pub(crate) fn ring(&self) {
+        self.bell.ring();
+    }
+
     /// Never waits; what cannot be taken comes back.
     #[allow(clippy::result_large_err, reason = "the letter itself comes back, unboxed as it came")]
     pub(crate) fn try_send(&self, mail: Mail) -> Result<(), Mail> {
@@ -170,6 +188,32 @@ mod tests {
         mailbox.send(Mail::Census).unwrap();
         poll.poll(&mut events, Some(std::time::Duration::from_secs(5))).unwrap();
         assert_eq!(events.iter().count(), 1);
+    }
+
+    #[test]
+    fn posted_letters_ring_once_and_a_full_box_rings_before_it_waits() {
+        let mut poll = mio::Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), mio::Token(7)).unwrap();
+        let (mailbox, inbox) = pair(4, Some(waker));
+        let mut events = mio::Events::with_capacity(4);
+        for _ in 0..4 {
+            mailbox.post(Mail::Census).unwrap();
+        }
+        poll.poll(&mut events, Some(std::time::Duration::ZERO)).unwrap();
+        assert!(events.is_empty());
+        std::thread::scope(|scope| {
+            let fifth = scope.spawn(|| mailbox.post(Mail::Drain));
+            poll.poll(&mut events, Some(std::time::Duration::from_secs(5))).unwrap();
+            assert_eq!(events.iter().count(), 1);
+            inbox.hush();
+            assert!(matches!(inbox.take(), Some(Mail::Census)));
+            fifth.join().unwrap().unwrap();
+        });
+        mailbox.ring();
+        poll.poll(&mut events, Some(std::time::Duration::from_secs(5))).unwrap();
+        assert_eq!(events.iter().count(), 1);
+        drop(inbox);
+        assert_eq!(mailbox.post(Mail::Drain), Err(ShardEnded));
     }
 
     #[test]

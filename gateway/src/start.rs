@@ -71,7 +71,8 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let shards = config::shards(&config, cores.len());
     let bound = Bound::new(config.list("listen"), shards)?;
     let (polls, mailboxes) = polls(shards, config.count("mailbox.letters_max"))?;
-    let progress = Arc::new(Progress::new(config.count("kafka.consumers"), shards));
+    let progress =
+        Arc::new(Progress::new(consume::threads(config.count("kafka.consumers")), shards));
     let gateway_metrics = GatewayMetrics::register(shards, &metrics);
     let audiences = Audiences::new();
     let publisher = Publisher::start(&config, &instance, &metrics)?;

@@ -1,7 +1,7 @@
 //! Kafka in: every gateway tails every partition of the pushed topics, with static assignment.
 //!
 //! ```text
-//!  brokers --> K threads (worker): poll a batch
+//!  brokers --> K threads (worker) for the log, one for all else: poll a batch
 //!                 |  record.rs: headers, recipients by home shard; the value is not decoded
 //!                 +--> mailbox of each shard concerned: Deliver..., then the batch's Ticket
 //!                                                        |
@@ -22,7 +22,8 @@ mod positions;
 mod record;
 mod worker;
 
-pub(crate) use client::log;
+pub(crate) use client::{complain, log};
+pub(crate) use positions::threads;
 
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
@@ -51,7 +52,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) health: &'a Health,
     pub(crate) metrics: &'a Metrics,
     pub(crate) mailboxes: Mailboxes,
-    /// Made for as many consumers as `kafka.consumers` says.
+    /// Made for [`threads`] consumers.
     pub(crate) progress: Arc<Progress>,
     pub(crate) audiences: Audiences<TypingSession>,
     pub(crate) publisher: Publisher,
@@ -79,7 +80,8 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
     let mut scout = Scout::new(client::connect(&brokers, &group)?);
     let positions = find_positions(&mut scout)
         .map_err(|reason| format!("kafka.brokers {brokers}: {reason}"))?;
-    let threads = config.count("kafka.consumers");
+    let lanes = config.count("kafka.consumers");
+    let threads = threads(lanes);
     let stop = Arc::new(AtomicBool::new(false));
     let registered = Registered::new(metrics);
     let (end, ended) = bounded::<()>(0);
@@ -98,9 +100,8 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
         let number = u16::try_from(thread).map_err(|_| "kafka.consumers is too large")?;
         let ledger = registered.ledger(thread);
         let mut worker = Worker::new(number, consumer, shared, ledger, receiver);
-        worker.assign(
-            positions.iter().filter(|it| it.thread(threads) == thread).cloned().collect(),
-        )?;
+        worker
+            .assign(positions.iter().filter(|it| it.thread(lanes) == thread).cloned().collect())?;
         let end = end.clone();
         spawn(format!("kafka-{thread}"), move || {
             worker.run();
@@ -110,7 +111,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
     health.ready(CONDITION);
     let (watching, watched) = bounded(0);
     let health = health.clone();
-    spawn("kafka-watch".to_owned(), move || watch(scout, &added, &health, &watched))?;
+    spawn("kafka-watch".to_owned(), move || watch(scout, &added, lanes, &health, &watched))?;
     Ok(Consumers { stop, publisher, ended, watching: Some(watching) })
 }
 
@@ -147,14 +148,20 @@ fn find_positions(scout: &mut Scout) -> Result<Vec<Position>, String> {
 }
 
 /// Until the gateway stops: keeps the health condition, and hands new partitions to their threads.
-fn watch(mut scout: Scout, added: &[Sender<Position>], health: &Health, watched: &Receiver<()>) {
+fn watch(
+    mut scout: Scout,
+    added: &[Sender<Position>],
+    lanes: usize,
+    health: &Health,
+    watched: &Receiver<()>,
+) {
     let mut pause_ms = KAFKA_WATCH_MS;
     while watched.recv_timeout(Duration::from_millis(pause_ms)) == Err(RecvTimeoutError::Timeout) {
         match scout.added_partitions() {
             Ok(positions) => {
                 for position in positions {
                     // A thread that has ended is one of a gateway that stops.
-                    let _ = added[position.thread(added.len())].send(position);
+                    let _ = added[position.thread(lanes)].send(position);
                 }
                 health.ready(CONDITION);
                 pause_ms = KAFKA_WATCH_MS;

@@ -121,8 +121,8 @@ impl Tracker {
         due
     }
 
-    /// A commit failed: everything that may be committed is due again.
-    pub(crate) fn commit_failed(&mut self) {
+    /// Everything that may be committed is due again, e.g. after a commit that failed.
+    pub(crate) fn commit_all(&mut self) {
         for partition in &mut self.partitions {
             partition.committed = None;
         }
@@ -205,7 +205,7 @@ mod tests {
         tracker.record(partition, 0, 2, &set(&[0]));
         assert!(tracker.is_settled());
         assert_eq!(tracker.take_due(), [(partition, 1)]);
-        tracker.commit_failed();
+        tracker.commit_all();
         assert_eq!(tracker.take_due(), [(partition, 1)]);
     }
 
@@ -271,7 +271,7 @@ mod tests {
             match simulation.random.u8(0..8) {
                 0 | 1 => simulation.batch(),
                 2 => simulation.commit(seed),
-                3 => simulation.tracker.commit_failed(),
+                3 => simulation.tracker.commit_all(),
                 _ => {
                     let shard = simulation.random.usize(0..shards);
                     simulation.take_letter(shard);
@@ -281,7 +281,7 @@ mod tests {
         for shard in 0..shards {
             while simulation.take_letter(shard) {}
         }
-        simulation.tracker.commit_failed();
+        simulation.tracker.commit_all();
         simulation.commit(seed);
         assert!(simulation.tracker.is_settled(), "REALCHAT_SEED={seed}");
         assert_eq!(simulation.committed, simulation.next, "REALCHAT_SEED={seed}");

@@ -131,7 +131,7 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka producer");
+        super::consume::complain(&error, reason);
     }
 }
 

@@ -5,20 +5,37 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(super) type Consumer = BaseConsumer<Callbacks>;
 
 /// Called by librdkafka while a consumer is polled.
 #[derive(Default)]
 pub(super) struct Callbacks {
-    commit_failed: AtomicBool,
+    commit: AtomicU8,
+}
+
+/// How the last asynchronous commit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Commit {
+    Done = 0,
+    /// It may wait long for a broker that is down, and would then overwrite a later one.
+    InFlight = 1,
+    Failed = 2,
 }
 
 impl Callbacks {
-    /// Whether a commit failed since the last call.
-    pub(super) fn take_commit_failed(&self) -> bool {
-        self.commit_failed.swap(false, Ordering::AcqRel)
+    pub(super) fn commit(&self) -> Commit {
+        match self.commit.load(Ordering::Acquire) {
+            1 => Commit::InFlight,
+            2 => Commit::Failed,
+            _ => Commit::Done,
+        }
+    }
+
+    pub(super) fn set_commit(&self, commit: Commit) {
+        self.commit.store(commit as u8, Ordering::Release);
     }
 }
 
@@ -28,20 +45,37 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka consumer");
+        complain(&error, reason);
     }
 }
 
 impl ConsumerContext for Callbacks {
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        if let Err(error) = result {
-            self.commit_failed.store(true, Ordering::Release);
-            tracing::warn!(%error, "offsets not committed");
+        match result {
+            Ok(()) => self.set_commit(Commit::Done),
+            Err(error) => {
+                tracing::warn!(%error, "offsets not committed");
+                self.set_commit(Commit::Failed);
+            }
         }
     }
 }
 
-/// librdkafka's log lines, as ours. A broker that is down is an error to librdkafka only.
+/// Logs an error of a client. An outage is told by the health condition, once: here it would be
+/// repeated with every attempt to connect.
+pub(crate) fn complain(error: &KafkaError, reason: &str) {
+    use rdkafka::types::RDKafkaErrorCode::{
+        AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve,
+    };
+    match error.rdkafka_error_code() {
+        Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve) => {
+            tracing::debug!(%error, reason, "kafka client");
+        }
+        _ => tracing::warn!(%error, reason, "kafka client"),
+    }
+}
+
+/// librdkafka's log lines, as ours. Its errors are connections that failed, each once.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {

@@ -115,7 +115,7 @@ impl Gateway {
         let config = load_from("gateway", crate::config::KEYS, None, variables).unwrap();
         let (boxes, inboxes): (Vec<_>, Vec<_>) = (0..SHARDS).map(|_| pair(64, None)).unzip();
         let mailboxes = Mailboxes::new(boxes);
-        let progress = Arc::new(Progress::new(2, SHARDS));
+        let progress = Arc::new(Progress::new(threads(2), SHARDS));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stuck = Arc::new(std::sync::atomic::AtomicUsize::new(SHARDS));
         let ending = Arc::new(AtomicBool::new(false));
@@ -259,7 +259,14 @@ fn committed(brokers: &str, instance: &str) -> (Vec<i64>, Vec<i64>) {
     let reader = reader(brokers, &format!("realchat-{instance}"));
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topics::MESSAGE_CREATED, 0, PARTITIONS - 1);
-    let committed = reader.committed_offsets(list, PATIENCE).unwrap();
+    let start = Instant::now();
+    let committed = loop {
+        // The coordinator is not there at once after a broker's start.
+        match reader.committed_offsets(list.clone(), PATIENCE) {
+            Ok(committed) => break committed,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+    };
     let committed = committed.elements().iter().map(|it| it.offset().to_raw().unwrap()).collect();
     let end = |partition| {
         reader.fetch_watermarks(topics::MESSAGE_CREATED, partition, PATIENCE).unwrap().1
@@ -560,6 +567,15 @@ fn a_broker_that_is_killed_and_comes_back_costs_no_event() {
     while !gateway.health.missing().is_empty() {
         assert!(start.elapsed() < PATIENCE, "{:?}", gateway.health.missing());
         std::thread::sleep(Duration::from_millis(10));
+    }
+    let start = Instant::now();
+    loop {
+        let (offsets, ends) = committed(&brokers, &instance);
+        if offsets == ends {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{offsets:?} were committed, not {ends:?}");
+        std::thread::sleep(Duration::from_millis(100));
     }
     gateway.stop();
     let (offsets, ends) = committed(&brokers, &instance);

@@ -1,7 +1,7 @@
 //! One Kafka thread: poll a batch, mail it to the shards, mail the batch's ticket, and now and then
 //! commit what the shards have enqueued.
 
-use super::client::Consumer;
+use super::client::{self, Commit, Consumer};
 use super::ledger::Ledger;
 use super::native;
 use super::positions::Position;
@@ -9,7 +9,8 @@ use super::record::{self, Headers, Purpose, RecordError, Router, TAILED};
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
-    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_POLL_MS, KAFKA_SETTLE_MS_MAX,
+    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX, KAFKA_POLL_MS,
+    KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS, KAFKA_SETTLE_MS_MAX,
 };
 use crate::mail::{Delivery, Mail};
 use crate::mailbox::Mailboxes;
@@ -30,7 +31,9 @@ use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(KAFKA_POLL_MS);
 const COMMIT: Duration = Duration::from_millis(KAFKA_COMMIT_MS);
-/// How often shards are looked at while the last batch settles.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(KAFKA_COMMIT_MS_MAX);
+const RECOMMIT: Duration = Duration::from_millis(KAFKA_RECOMMIT_MS);
+/// How often shards and commits are looked at while the last batch settles.
 const SETTLE_STEP: Duration = Duration::from_millis(2);
 
 /// What all Kafka threads work with.
@@ -49,6 +52,9 @@ pub(super) struct Worker {
     /// Partitions that are to be read from now on, too.
     added: Receiver<Position>,
     out_of_range: bool,
+    /// When the last commit was sent, and when everything was committed last.
+    committed_at: Instant,
+    recommitted_at: Instant,
 }
 
 /// Everything but the consumer, whose records are borrowed from it while they are routed.
@@ -62,6 +68,8 @@ struct Routing {
     ticket: u64,
     /// Shards that the batch in hand concerned so far.
     concerned: ShardSet,
+    /// Records that were posted since the shards were last woken.
+    unrung: usize,
 }
 
 impl Worker {
@@ -82,8 +90,17 @@ impl Worker {
             tracker: Tracker::default(),
             ticket: 0,
             concerned: ShardSet::default(),
+            unrung: 0,
         };
-        Self { consumer, routing, added, out_of_range: false }
+        let now = Instant::now();
+        Self {
+            consumer,
+            routing,
+            added,
+            out_of_range: false,
+            committed_at: now,
+            recommitted_at: now,
+        }
     }
 
     /// Reads these partitions, too, and the others from where they are.
@@ -113,11 +130,23 @@ impl Worker {
                 kept_house_at = Instant::now();
             }
         }
-        let settle_until = Instant::now() + Duration::from_millis(KAFKA_SETTLE_MS_MAX);
-        self.routing.advance();
-        while !self.routing.tracker.is_settled() && Instant::now() < settle_until {
-            std::thread::sleep(SETTLE_STEP);
+        self.settle();
+    }
+
+    /// Reads no more, waits for the shards and for the commit that is in flight, and commits the rest.
+    fn settle(&mut self) {
+        if let Err(error) = self.consumer.unassign() {
+            tracing::warn!(%error, "kafka consumer");
+        }
+        let until = Instant::now() + Duration::from_millis(KAFKA_SETTLE_MS_MAX);
+        loop {
+            // Serves callbacks; nothing is assigned, so no record comes.
+            let _ = self.consumer.poll(SETTLE_STEP);
             self.routing.advance();
+            let in_flight = self.consumer.context().commit() == Commit::InFlight;
+            if self.routing.tracker.is_settled() && !in_flight || Instant::now() >= until {
+                break;
+            }
         }
         self.commit(CommitMode::Sync);
     }
@@ -152,11 +181,24 @@ impl Worker {
         self.measure_lag();
     }
 
+    /// One commit at a time, so that a late one does not overwrite a later one; but one that gets no
+    /// answer (its coordinator went down) is given up and done again. Now and then everything is
+    /// committed again, which heals an overwritten offset and keeps idle partitions' from expiring.
     fn commit(&mut self, mode: CommitMode) {
-        let routing = &mut self.routing;
-        if self.consumer.context().take_commit_failed() {
-            routing.ledger.commit_failures.inc();
-            routing.tracker.commit_failed();
+        let (routing, callbacks) = (&mut self.routing, self.consumer.context());
+        let is_last = matches!(mode, CommitMode::Sync);
+        match callbacks.commit() {
+            Commit::InFlight if !is_last && self.committed_at.elapsed() < COMMIT_PATIENCE => return,
+            Commit::Done => {}
+            Commit::InFlight | Commit::Failed => {
+                callbacks.set_commit(Commit::Done);
+                routing.ledger.commit_failures.inc();
+                routing.tracker.commit_all();
+            }
+        }
+        if self.recommitted_at.elapsed() >= RECOMMIT {
+            self.recommitted_at = Instant::now();
+            routing.tracker.commit_all();
         }
         let due = routing.tracker.take_due();
         if due.is_empty() {
@@ -169,9 +211,14 @@ impl Worker {
             let _ = list.add_partition_offset(topic, *partition, Offset::Offset(offset));
         }
         routing.ledger.commits.inc();
+        if !is_last {
+            callbacks.set_commit(Commit::InFlight);
+            self.committed_at = Instant::now();
+        }
         if let Err(error) = self.consumer.commit(&list, mode) {
+            callbacks.set_commit(Commit::Done);
             routing.ledger.commit_failures.inc();
-            routing.tracker.commit_failed();
+            routing.tracker.commit_all();
             tracing::warn!(%error, "offsets not committed");
         }
     }
@@ -236,6 +283,13 @@ impl Routing {
         self.concerned.union(&shards);
         // The batch's ticket is the next one; `end_batch` mails it.
         self.tracker.record(index, message.offset(), self.ticket + 1, &shards);
+        self.unrung += 1;
+        if self.unrung == KAFKA_RING_RECORDS {
+            self.unrung = 0;
+            for shard in self.concerned.iter() {
+                self.shared.mailboxes.get(shard).ring();
+            }
+        }
     }
 
     /// The shards that were mailed.
@@ -274,7 +328,7 @@ impl Routing {
                     created_at_us: headers.created_at_us,
                 };
                 // A shard that has ended is one of a gateway that stops.
-                let _ = mailboxes.get(shard).send(Mail::Deliver(delivery));
+                let _ = mailboxes.get(shard).post(Mail::Deliver(delivery));
             },
         )
     }
@@ -282,7 +336,7 @@ impl Routing {
     fn present(&self, user: Uuid, frame: &Bytes) -> ShardSet {
         let mut shards = ShardSet::default();
         for (shard, mailbox) in (0_u16..).zip(self.shared.mailboxes.iter()) {
-            let _ = mailbox.send(Mail::Presence { user, frame: frame.clone() });
+            let _ = mailbox.post(Mail::Presence { user, frame: frame.clone() });
             shards.insert(shard);
         }
         shards
@@ -307,6 +361,7 @@ impl Routing {
 
     fn end_batch(&mut self) {
         self.ticket += 1;
+        self.unrung = 0;
         for shard in self.concerned.iter() {
             let ticket = Mail::Ticket { consumer: self.thread, ticket: self.ticket };
             let _ = self.shared.mailboxes.get(shard).send(ticket);
@@ -334,7 +389,7 @@ fn is_out_of_range(error: &KafkaError) -> bool {
     if out_of_range {
         tracing::error!(%error, "kafka consumer");
     } else {
-        tracing::warn!(%error, "kafka consumer");
+        client::complain(error, "while reading");
     }
     out_of_range
 }
