@@ -14,6 +14,7 @@ mod adopt;
 mod answer;
 mod close;
 mod deliver;
+mod encrypted;
 mod flush;
 mod frames;
 pub(crate) mod handover;
@@ -29,6 +30,7 @@ use crate::clock::{Clock, Now};
 use crate::config::Settings;
 use crate::conn::Effect;
 use crate::inbound::frame::Pool;
+use crate::inbound::tls::Room;
 use crate::inbound::token::Verifier;
 use crate::limits::{POLL_EVENTS_MAX, POLL_MS_MAX, READ_BYTES};
 use crate::mail::{Ask, SessionRef};
@@ -41,6 +43,7 @@ use crate::timer::Wheel;
 use mio::{Events, Poll, Token};
 use proto::Uuid;
 use registry::Registry;
+use rustls::ServerConfig;
 use std::sync::Arc;
 use std::time::Duration;
 use table::Table;
@@ -89,6 +92,12 @@ pub(crate) struct Shard {
     progress: Arc<Progress>,
     beyond: Box<dyn Beyond>,
     verifier: Arc<Verifier>,
+    /// For TLS listeners.
+    certificate: Option<Arc<ServerConfig>>,
+    /// TLS handshakes under way.
+    handshakes: usize,
+    /// Shared by all TLS connections while they are read and written.
+    room: Room,
     table: Table,
     registry: Registry,
     watchers: Watchers,
@@ -136,6 +145,9 @@ impl Shard {
             progress,
             beyond,
             verifier: Arc::new(Verifier::empty()),
+            certificate: None,
+            handshakes: 0,
+            room: Room::default(),
             table: Table::new(capacity),
             registry: Registry::new(capacity),
             watchers: Watchers::new(),
@@ -218,7 +230,7 @@ impl Shard {
         let busy = !self.ready.is_empty()
             || !self.dirty.is_empty()
             || !self.inbox.is_empty()
-            || self.listeners.iter().any(|listener| listener.ready);
+            || self.listeners.iter().any(|listener| self.may_accept(listener));
         if busy {
             return Duration::ZERO;
         }
@@ -238,6 +250,7 @@ impl Shard {
 
     fn publish_counts(&self) {
         self.counts.active_connections.set(self.table.len() as u64);
+        self.counts.tls_handshakes.set(self.handshakes as u64);
         self.counts.active_sessions.set(self.registry.sessions() as u64);
         self.counts.send_queue_depth.set(self.queued);
         self.counts.payloads_live.set(self.payloads.live() as u64);

@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 
 /// What one write came to.
-enum Written {
+pub(super) enum Written {
     /// Everything that was offered.
     All,
     /// The socket took less: it is full.
@@ -41,6 +41,12 @@ impl Shard {
             if connection.blocked {
                 return;
             }
+            match self.flush_encrypted(slot) {
+                Written::All => {}
+                Written::Full => return self.block(slot),
+                Written::Failed => return self.drop_connection(slot, Reason::PeerGone),
+            }
+            let Some(connection) = self.table.get(slot) else { return };
             if self.rings.queued(connection.ring).entries == 0 {
                 return self.all_written(slot);
             }
@@ -54,7 +60,7 @@ impl Shard {
     }
 
     fn write(&mut self, slot: u32) -> Written {
-        let Some(connection) = self.table.get(slot) else { return Written::Failed };
+        let Some(connection) = self.table.get_mut(slot) else { return Written::Failed };
         let encoding = connection.conn.encoding();
         let mut skip = self.rings.written(connection.ring);
         let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
@@ -66,12 +72,17 @@ impl Shard {
             count += 1;
             offered += bytes.len();
         }
-        let outcome = (&connection.stream).write_vectored(&slices[..count]);
+        let (slices, mut stream) = (&slices[..count], &connection.stream);
+        let outcome = match &mut connection.tls {
+            None => stream.write_vectored(slices),
+            Some(tls) => tls.write(&mut stream, slices, &mut self.room),
+        };
+        let emptied = connection.tls.as_ref().is_none_or(|tls| !tls.has_unsent());
         self.counts.writes.increment();
         match outcome {
             Ok(bytes) => {
                 self.taken(slot, bytes);
-                if bytes == offered { Written::All } else { Written::Full }
+                if bytes == offered && emptied { Written::All } else { Written::Full }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Written::Full,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Written::All,
@@ -145,6 +156,11 @@ impl Shard {
                 return self.forget(slot);
             }
             if !std::mem::replace(&mut connection.shut, true) {
+                if let Some(tls) = &mut connection.tls {
+                    tls.say_goodbye();
+                    // Best effort: the socket has just taken everything.
+                    let _ = tls.flush(&mut &connection.stream, &mut self.room);
+                }
                 // The peer reads what was sent, then hangs up; what it sends is thrown away.
                 let _ = connection.stream.shutdown(Shutdown::Write);
             }

@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "the tests' own clock")]
 
 mod harness;
+mod limits;
+mod tls;
 
 use crate::close::Reason;
 use crate::mail::{Answer, AskKind, Asked, Delivery, Mail};
