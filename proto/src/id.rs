@@ -53,14 +53,40 @@ pub fn unpack<'a>(
     }
 }
 
-/// The outbox shard of a record's key (a conversation or a user), from 0 to `OUTBOX_SHARDS - 1`:
-/// FNV-1a over the id's bytes, the same in every build for ever.
+/// The outbox shard of a record's key (a conversation or a user), from 0 to `OUTBOX_SHARDS - 1`; the
+/// same in every build for ever.
+///
+/// Taken from the hash by which Kafka's clients choose the partition of a key: where the partitions
+/// are a power of two up to the number of shards, a shard is all in one partition, and what a relay
+/// reads from few shards goes to few partitions in large batches.
 #[must_use]
 pub fn outbox_shard(id: &Uuid) -> u16 {
-    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let hash = id.as_bytes().iter().fold(0x811c_9dc5, step);
-    // Folded, because FNV's low bits alone mix poorly; below the shard count, so it fits.
-    u16::try_from((hash ^ (hash >> 16)) % u32::from(OUTBOX_SHARDS)).unwrap_or_default()
+    // The sign bit is dropped, as Kafka does. Below the shard count, so it fits.
+    let hash = murmur2(id.as_bytes()) & 0x7fff_ffff;
+    u16::try_from(hash % u32::from(OUTBOX_SHARDS)).unwrap_or_default()
+}
+
+/// MurmurHash2 with the seed of Kafka's Java client (`Utils.murmur2`).
+fn murmur2(bytes: &[u8]) -> u32 {
+    const SEED: u32 = 0x9747_b28c;
+    const M: u32 = 0x5bd1_e995;
+    // Lengths here are those of keys.
+    let mut hash = SEED ^ u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let (words, tail) = bytes.as_chunks::<4>();
+    for word in words {
+        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
+        k ^= k >> 24;
+        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    if !tail.is_empty() {
+        for (index, byte) in (0_u32..).zip(tail) {
+            hash ^= u32::from(*byte) << (8 * index);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
 }
 
 #[cfg(test)]
@@ -87,11 +113,27 @@ mod tests {
 
     #[test]
     fn shards_are_stable_and_all_are_used() {
-        assert_eq!(outbox_shard(&Uuid::nil()), 12);
+        assert_eq!(outbox_shard(&Uuid::nil()), 8);
         let mut used = [0; OUTBOX_SHARDS as usize];
         for _ in 0..1600 {
             used[usize::from(outbox_shard(&new()))] += 1;
         }
         assert!(used.iter().all(|count| (40..250).contains(count)), "{used:?}");
+    }
+
+    #[test]
+    fn keys_are_hashed_as_kafka_hashes_them() {
+        // What Kafka's own tests expect of its clients.
+        let known: [(&str, i32); 6] = [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ];
+        for (key, hash) in known {
+            assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
+        }
     }
 }

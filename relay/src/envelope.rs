@@ -2,23 +2,11 @@
 
 use crate::publisher::Prepared;
 use crate::wave::Record;
+use proto::headers::dead_letter as dead_letter_header;
 use proto::id::ID_BYTES;
 use proto::record::RecordHeaders;
 use proto::{Message, topics};
 use rdkafka::message::{Header, OwnedHeaders};
-
-/// Headers that a dead letter has besides its own.
-pub(crate) mod dead_letter_header {
-    /// Why it could not be published.
-    pub(crate) const ERROR: &str = "dlq-error";
-    /// The topic that it was meant for.
-    pub(crate) const TOPIC: &str = "dlq-topic";
-    /// How often it was tried.
-    pub(crate) const ATTEMPTS: &str = "dlq-attempts";
-    pub(crate) const FAILED_AT_US: &str = "dlq-failed-at-us";
-    /// The row's headers as they stood, where they cannot be read.
-    pub(crate) const RAW_HEADERS: &str = "dlq-raw-headers";
-}
 
 /// The topic's own name, if it is one of ours.
 pub(crate) fn known_topic(topic: &str) -> Option<&'static str> {

@@ -10,6 +10,12 @@ pub(crate) const WAVE_ROWS_MAX: i64 = 8_192;
 pub(crate) const RECORD_BYTES_MAX: usize = 1_000_000;
 /// One dead letter: whatever did not fit must fit here.
 pub(crate) const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long `relay dlq` waits for the broker to answer, in milliseconds.
+pub(crate) const DEAD_LETTERS_MS_MAX: u64 = 10_000;
+/// Dead letters, settled ones included, that `relay dlq` looks through.
+pub(crate) const DEAD_LETTERS_SHOWN_MAX: usize = 1_000_000;
+/// Dead letters that are held whole at once, to be published again.
+pub(crate) const DEAD_LETTERS_HELD_MAX: usize = 256;
 /// Tries of a record that cannot be published, before it becomes a dead letter.
 pub(crate) const ATTEMPTS_MAX: i32 = 10;
 /// Waits between those tries; they double from the first to the second.

@@ -14,6 +14,7 @@
 
 mod config;
 mod database;
+mod dead_letters;
 mod envelope;
 mod keeper;
 mod lease;
@@ -29,7 +30,7 @@ mod wave;
 mod worker;
 
 use crossbeam_channel::{Sender, bounded};
-use daemon::{Context, Daemon, Running};
+use daemon::{Command, Context, Daemon, Running};
 use limits::STOP_MS_MAX;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,7 +44,11 @@ fn main() -> ExitCode {
         about: "Publishes RealChat's outbox to Kafka, in order",
         keys: config::KEYS,
         start,
-        commands: &[],
+        commands: &[Command {
+            name: "dlq",
+            about: "list, show, replay or drop dead letters",
+            run: dead_letters::run,
+        }],
     })
 }
 

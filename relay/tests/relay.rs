@@ -174,6 +174,31 @@ fn a_record_that_cannot_be_published_becomes_a_dead_letter_and_holds_up_its_key_
     assert_eq!(letter.headers["dlq-topic"], topics::MESSAGE_CREATED.as_bytes());
     let error = String::from_utf8_lossy(&letter.headers["dlq-error"]).into_owned();
     assert!(error.to_lowercase().contains("size too large"), "{error}");
+    look_after_the_letter(&kafka.brokers, &poisoned);
+}
+
+/// The commands for dead letters: it is listed and shown, cannot be published again, and is dropped.
+fn look_after_the_letter(brokers: &str, key: &[u8; 16]) {
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = || {
+        let (_, printed) = support::dead_letters(brokers, &["list"]);
+        let lines = printed.lines().filter(|line| line.contains(&hex));
+        let big = lines.filter(|line| line.contains("\"value_bytes\":1200000"));
+        big.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let listed = list();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let place = listed[0].split("\"place\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let (status, printed) = support::dead_letters(brokers, &["show", place]);
+    assert!(status && printed.contains("value_base64"));
+    let (status, printed) = support::dead_letters(brokers, &["replay", place]);
+    assert!(!status && printed.to_lowercase().contains("too large"), "{printed}");
+    assert_eq!(list().len(), 1, "what could not be published again is still there");
+    let (status, printed) = support::dead_letters(brokers, &["drop", place]);
+    assert!(status && printed.contains("dropped"), "{printed}");
+    assert!(list().is_empty());
+    let (status, printed) = support::dead_letters(brokers, &["drop", place]);
+    assert!(!status && printed.contains("no such dead letter"), "{printed}");
 }
 
 #[test]

@@ -134,6 +134,19 @@ fn is_root() -> bool {
     id.stdout.starts_with(b"0\n")
 }
 
+/// Runs `relay dlq`: whether it succeeded, and all that it printed.
+pub(crate) fn dead_letters(brokers: &str, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_relay"))
+        .env("REALCHAT_RELAY_KAFKA_BROKERS", brokers)
+        .env("REALCHAT_RELAY_LOG_LEVEL", "error")
+        .arg("dlq")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
 /// A running relay.
 pub(crate) struct Relay {
     child: Child,

@@ -57,12 +57,52 @@ pub(crate) enum Command {
         #[arg(value_name = "MESSAGE_ID")]
         message: Uuid,
     },
+    /// Dead letters at the Kafka that KAFKA_BROKERS names: records that could not be published or read.
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// Answers messages in its conversations until it is stopped.
     Bot {
         /// Signs in with this one-time code first, unless NAME is signed in already.
         #[arg(long, value_name = "CODE")]
         code: Option<String>,
     },
+}
+
+/// A PLACE is TOPIC:PARTITION:OFFSET, as the list shows it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dlq {
+    /// An object a line for each that is neither replayed nor dropped.
+    List,
+    /// One whole.
+    Show { place: String },
+    /// Publishes them again to the topics that they were meant for.
+    Replay {
+        /// Or `all`.
+        #[arg(required = true)]
+        places: Vec<String>,
+    },
+    /// Puts them aside.
+    Drop {
+        /// Or `all`.
+        #[arg(required = true)]
+        places: Vec<String>,
+    },
+}
+
+impl Dlq {
+    /// As the relay's command takes it.
+    pub(crate) fn words(&self) -> Vec<&str> {
+        match self {
+            Self::List => vec!["list"],
+            Self::Show { place } => vec!["show", place],
+            Self::Replay { places } => words("replay", places),
+            Self::Drop { places } => words("drop", places),
+        }
+    }
+}
+
+fn words<'a>(first: &'a str, places: &'a [String]) -> Vec<&'a str> {
+    std::iter::once(first).chain(places.iter().map(String::as_str)).collect()
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod args;
 mod bot;
 mod context;
 mod conversations;
+mod dlq;
 mod doctor;
 mod failure;
 mod messages;
@@ -48,6 +49,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Send(send) => messages::send(context, send),
         Command::History(history) => messages::history(context, history),
         Command::Trace { message } => messages::trace(context, *message),
+        Command::Dlq(dlq) => dlq::run(dlq),
         Command::Tail(tail) => tail::tail(context, tail),
         Command::Bot { code } => bot::run(context, code.as_deref()),
         Command::Doctor => doctor::doctor(context),

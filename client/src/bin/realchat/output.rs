@@ -45,6 +45,13 @@ impl Output {
     }
 }
 
+/// Prints lines that are objects already.
+pub(crate) fn raw(lines: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(lines.as_bytes())?;
+    out.flush()
+}
+
 /// Others' text must not steer the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|it| if it.is_control() && it != '\t' { '\u{fffd}' } else { it }).collect()
