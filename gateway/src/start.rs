@@ -69,7 +69,9 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     raise_descriptor_limit(config.integer("sessions_max"));
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = config::shards(&config, cores.len());
+    let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
     let bound = Bound::new(config.list("listen"), shards)?;
+    bound.limit_unsent(unsent_bytes)?;
     let (polls, mailboxes) = polls(shards, config.count("mailbox.letters_max"))?;
     let progress =
         Arc::new(Progress::new(consume::threads(config.count("kafka.consumers")), shards));
@@ -86,7 +88,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
         audiences: audiences.clone(),
         publisher: publisher.clone(),
     })?;
-    let settings = Arc::new(Settings::new(&config, &instance));
+    let settings = Arc::new(Settings::new(&config, &instance, shards));
     let mut threads = Vec::with_capacity(shards);
     for (id, (poll, inbox)) in (0..).zip(polls) {
         let parts = Parts {

@@ -2,7 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "the tests' own clock")]
 
+mod allocations;
+mod cache;
 mod harness;
+mod slow;
 
 use crate::close::Reason;
 use crate::mail::{Answer, AskKind, Asked, Delivery, Mail};
