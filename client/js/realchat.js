@@ -53,6 +53,8 @@ export class RealChat extends Emitter {
   #store;
   #acks = new Acks();
   #watermark = "";
+  /** The welcome's watermark: it tells the truth once all that lies before it has come. */
+  #watermarkNext = "";
   #deviceId = "";
   #resumed = false;
   #healing = false;
@@ -214,7 +216,7 @@ export class RealChat extends Emitter {
 
   /** @param {import("./types.js").Welcome} welcome */
   #opened(welcome) {
-    this.#watermark = welcome.watermark;
+    this.#watermarkNext = welcome.watermark;
     this.#deviceId = welcome.device_id;
     this.#resumed = false;
     this.#healing = false;
@@ -288,6 +290,7 @@ export class RealChat extends Emitter {
     this.#setStatus({ state, retryAt, attempt, reason });
     if (cursors.length === 0) {
       this.#healAttempt = 0;
+      this.#watermark = this.#watermarkNext || this.#watermark;
       return;
     }
     this.#healing = true;

@@ -393,11 +393,13 @@ impl Core {
         let until = self.now + Duration::from_millis(WELCOME_MS_MAX);
         self.phase = Phase::Greeting { until };
         let cursors = if self.config.resume { self.logs.hello_cursors() } else { Vec::new() };
+        // With a watermark nothing is said of conversations that are not named.
+        let is_whole = cursors.len() == self.logs.len();
         let hello = Hello {
             token: String::new(),
             resume: self.config.resume,
             cursors: cursors.into_iter().map(to_cursor).collect(),
-            watermark: self.watermark.clone(),
+            watermark: if is_whole { self.watermark.clone() } else { Vec::new() },
             client: self.config.client.clone(),
         };
         self.hello = self.next_request_id();

@@ -201,9 +201,26 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "ring.overflow",
-        kind: Kind::OneOf(&["close"]),
+        kind: Kind::OneOf(&["close", "gap"]),
         default: "close",
-        doc: "What happens when a ring is full: `close`: the session is closed with 4008.",
+        doc: "What happens when a ring is full: `close`: the session is closed with 4008; `gap`: what \
+              waits of the conversations' logs is thrown away, and the session is told by one gap for \
+              each conversation, which it heals by sync. Ephemeral events are left out of a ring that \
+              is half full, and its last eighth is for high priority and answers.",
+    },
+    Key {
+        name: "recovery.cache_bytes",
+        kind: Kind::Integer { min: 0, max: 68_719_476_736 },
+        default: "67108864",
+        doc: "Bytes of recent events that are kept, all shards together, so that devices that were \
+              away briefly are caught up without chatd; 0: none.",
+    },
+    Key {
+        name: "socket.unsent_bytes",
+        kind: Kind::Integer { min: 4_096, max: 16_777_216 },
+        default: "16384",
+        doc: "Bytes that one connection's socket holds unsent (TCP_NOTSENT_LOWAT); what is more waits \
+              in the ring, where it is counted and can be shed.",
     },
     Key {
         name: "mailbox.letters_max",
@@ -233,6 +250,13 @@ const FRAMES: FrameLimits =
 const ECHO_FRAMES: FrameLimits =
     FrameLimits { message_bytes_max: 64 * 1024 * 1024, fragments_max: 1024 * 1024 };
 
+/// What happens when a ring is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    Close,
+    Gap,
+}
+
 /// What the shards need of the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -248,6 +272,9 @@ pub(crate) struct Settings {
     pub(crate) sessions_max: usize,
     pub(crate) ring_entries: u16,
     pub(crate) ring_bytes_max: u32,
+    pub(crate) overflow: Overflow,
+    /// Of one shard.
+    pub(crate) recent_bytes_max: usize,
     pub(crate) handshake_ms: u64,
     pub(crate) hello_ms: u64,
     pub(crate) ping_ms: u64,
@@ -287,6 +314,11 @@ impl Settings {
             sessions_max: config.count("sessions_max"),
             ring_entries: u16::try_from(config.integer("ring.entries")).unwrap_or(u16::MAX),
             ring_bytes_max: u32::try_from(ring_bytes_max).unwrap_or(u32::MAX),
+            overflow: match config.text("ring.overflow") {
+                "gap" => Overflow::Gap,
+                _ => Overflow::Close,
+            },
+            recent_bytes_max: config.count("recovery.cache_bytes") / shards.max(1),
             handshake_ms: config.integer("handshake_ms"),
             hello_ms: config.integer("hello_ms"),
             ping_ms: config.integer("heartbeat.ping_ms"),

@@ -54,6 +54,13 @@ pub(crate) const GAP_OVERFLOWS_MAX: usize = 1_024;
 /// Bytes of sync answers that wait, in one shard, to be queued to their sessions.
 pub(crate) const SYNC_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Counted for each event in the cache of recent events, besides its bytes and its recipients.
+pub(crate) const RECENT_ENTRY_BYTES: usize = 192;
+/// Changes of membership in one shard's cache of recent events.
+pub(crate) const RECENT_MEMBERSHIPS_MAX: usize = 4_096;
+/// Conversations of one session of which it has still to be told that it has a gap.
+pub(crate) const GAPS_MAX: usize = 1_024;
+
 /// Read from one socket at once; the buffer is shared by all connections of a shard.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// Reads from one socket in a row before the others have their turn.
@@ -200,6 +207,9 @@ pub(crate) const PUBLISH_RECORDS_MAX: usize = 10_000;
 pub(crate) const PUBLISH_KB_MAX: usize = 32 * 1024;
 /// A record that could not be produced for so long is given up.
 pub(crate) const PUBLISH_MS_MAX: u64 = 5_000;
+
+/// How long the producer's thread waits for a report at once; reports that come end no wait.
+pub(crate) const PUBLISH_POLL_MS: u64 = 10_000;
 
 const _: () = assert!(KAFKA_FETCH_BYTES_MAX > proto::limits::RECORD_VALUE_BYTES_MAX);
 const _: () = assert!(KAFKA_RING_RECORDS <= KAFKA_BATCH_RECORDS_MAX);

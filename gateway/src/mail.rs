@@ -29,6 +29,9 @@ pub(crate) enum Mail {
     /// Everything that Kafka thread `consumer` mailed before this is enqueued to the sessions once
     /// this is taken: the shard then stores `ticket` in that consumer's progress slot.
     Ticket { consumer: u16, ticket: u64 },
+    /// Everything of these partitions of the log below these offsets was mailed before this. With
+    /// `jumped`, some of it was not: it was lost to this gateway.
+    Tail { log: u64, positions: Arc<[(u16, i64)]>, jumped: bool },
     /// The outcome of an [`Ask`].
     Answer(Answer),
     /// New verification keys, valid from here on.
@@ -45,6 +48,17 @@ pub(crate) enum Mail {
     Stop,
 }
 
+/// What is given up first where not everything can be kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    /// Replaced by a later one of its kind, and shed first.
+    Ephemeral,
+    #[default]
+    Normal,
+    /// Shed last.
+    High,
+}
+
 /// One record of Kafka, as far as one shard is concerned.
 pub(crate) struct Delivery {
     /// Those of the record's recipients whose home is this shard.
@@ -54,7 +68,11 @@ pub(crate) struct Delivery {
     pub(crate) conversation: Uuid,
     /// 0 for what is not in the conversation's log.
     pub(crate) sequence_number: u64,
-    pub(crate) ephemeral: bool,
+    pub(crate) priority: Priority,
+    /// Of a log record: where it is in Kafka, and whether it changes who is a member.
+    pub(crate) partition: u16,
+    pub(crate) offset: i64,
+    pub(crate) membership: bool,
     /// When the record's event was created, for the delivery latency; 0 if unknown.
     pub(crate) created_at_us: u64,
 }

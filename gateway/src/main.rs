@@ -11,6 +11,8 @@
 //!  main: signals; admin: /healthz, /readyz, /metrics
 //! ```
 
+#[cfg(test)]
+mod allocations;
 mod audience;
 mod clock;
 mod close;

@@ -16,6 +16,7 @@ pub(crate) const ACTIVE_CONNECTIONS: &str = "active_connections";
 pub(crate) const ACTIVE_SESSIONS: &str = "active_sessions";
 pub(crate) const SEND_QUEUE_DEPTH: &str = "send_queue_depth";
 pub(crate) const PAYLOADS_LIVE: &str = "payloads_live";
+pub(crate) const RECENT_BYTES: &str = "recent_bytes";
 pub(crate) const RINGS_BORROWED: &str = "rings_borrowed";
 pub(crate) const CONNECTIONS_ACCEPTED: &str = "connections_accepted";
 pub(crate) const CONNECTIONS_REFUSED: &str = "connections_refused";
@@ -31,6 +32,11 @@ pub(crate) const EVENTS_ENQUEUED: &str = "events_enqueued";
 pub(crate) const EVENTS_HELD: &str = "events_held";
 pub(crate) const EVENTS_SHED: &str = "events_shed";
 pub(crate) const EVENTS_OVERFLOWED: &str = "events_overflowed";
+pub(crate) const EVENTS_COALESCED: &str = "events_coalesced";
+pub(crate) const RINGS_SHED: &str = "rings_shed";
+pub(crate) const GAPS_TOLD: &str = "gaps_told";
+pub(crate) const RESUMES_FROM_CACHE: &str = "resumes_from_cache";
+pub(crate) const RESUMES_FROM_CHATD: &str = "resumes_from_chatd";
 pub(crate) const EVENTS_NO_SESSION: &str = "events_no_session";
 pub(crate) const EVENTS_UNREADABLE: &str = "events_unreadable";
 pub(crate) const EVENTS_WRITTEN: &str = "events_written";
@@ -68,6 +74,7 @@ pub(crate) struct ShardMetrics {
     pub(crate) active_sessions: Cell,
     pub(crate) send_queue_depth: Cell,
     pub(crate) payloads_live: Cell,
+    pub(crate) recent_bytes: Cell,
     pub(crate) rings_borrowed: Cell,
     pub(crate) connections_accepted: Cell,
     pub(crate) connections_refused: Cell,
@@ -83,6 +90,11 @@ pub(crate) struct ShardMetrics {
     pub(crate) events_held: Cell,
     pub(crate) events_shed: Cell,
     pub(crate) events_overflowed: Cell,
+    pub(crate) events_coalesced: Cell,
+    pub(crate) rings_shed: Cell,
+    pub(crate) gaps_told: Cell,
+    pub(crate) resumes_from_cache: Cell,
+    pub(crate) resumes_from_chatd: Cell,
     pub(crate) events_no_session: Cell,
     pub(crate) events_unreadable: Cell,
     pub(crate) events_written: Cell,
@@ -144,6 +156,7 @@ const GAUGES: &[Row] = &[
     (TLS_HANDSHAKES, "TLS handshakes under way", |it| &it.tls_handshakes),
     (SEND_QUEUE_DEPTH, "Frames that wait in rings", |it| &it.send_queue_depth),
     (PAYLOADS_LIVE, "Payloads that are held", |it| &it.payloads_live),
+    (RECENT_BYTES, "Bytes of recent events that are kept", |it| &it.recent_bytes),
     (RINGS_BORROWED, "Rings that are not empty", |it| &it.rings_borrowed),
 ];
 
@@ -168,6 +181,19 @@ const COUNTERS: &[Row] = &[
     (EVENTS_OVERFLOWED, "Events that closed a session because its ring was full", |it| {
         &it.events_overflowed
     }),
+    (
+        EVENTS_COALESCED,
+        "Ephemeral events that took the place of an earlier one about the same",
+        |it| &it.events_coalesced,
+    ),
+    (RINGS_SHED, "Rings that were full and thrown away instead of closing the session", |it| {
+        &it.rings_shed
+    }),
+    (GAPS_TOLD, "Gaps that slow sessions were told of", |it| &it.gaps_told),
+    (RESUMES_FROM_CACHE, "Resumes answered from the cache of recent events", |it| {
+        &it.resumes_from_cache
+    }),
+    (RESUMES_FROM_CHATD, "Resumes that were asked of chatd", |it| &it.resumes_from_chatd),
     (EVENTS_NO_SESSION, "Recipients of events without a session here", |it| &it.events_no_session),
     (EVENTS_UNREADABLE, "Events that could not be shown to a session", |it| &it.events_unreadable),
     (EVENTS_WRITTEN, "Events written to a session", |it| &it.events_written),

@@ -21,7 +21,8 @@ pub(crate) mod handover;
 mod hello;
 mod letters;
 mod read;
-mod registry;
+pub(crate) mod registry;
+mod slow;
 mod table;
 mod timers;
 mod watchers;
@@ -39,6 +40,7 @@ use crate::metrics::{GatewayMetrics, ShardMetrics};
 use crate::outbound::payload::{Handle, Payloads};
 use crate::outbound::ring::{RingLimits, Rings};
 use crate::progress::Progress;
+use crate::recovery::recent::Recent;
 use crate::timer::Wheel;
 use mio::{Events, Poll, Token};
 use proto::Uuid;
@@ -103,6 +105,7 @@ pub(crate) struct Shard {
     watchers: Watchers,
     payloads: Payloads,
     rings: Rings,
+    recent: Recent,
     wheel: Wheel,
     /// The payload of every ping; never released.
     ping: Handle,
@@ -156,6 +159,7 @@ impl Shard {
                 entries: settings.ring_entries,
                 bytes_max: settings.ring_bytes_max,
             }),
+            recent: Recent::new(settings.recent_bytes_max),
             wheel: Wheel::new(capacity),
             ping,
             read_buffer: vec![0; READ_BYTES].into(),
@@ -254,6 +258,7 @@ impl Shard {
         self.counts.active_sessions.set(self.registry.sessions() as u64);
         self.counts.send_queue_depth.set(self.queued);
         self.counts.payloads_live.set(self.payloads.live() as u64);
+        self.counts.recent_bytes.set(self.recent.bytes() as u64);
         self.counts.rings_borrowed.set(self.rings.borrowed() as u64);
     }
 

@@ -74,6 +74,8 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = config::shards(&config, cores.len());
     let bound = Bound::new(config.list("listen"), config.list("tls.listen"), shards)?;
+    let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
+    bound.limit_unsent(unsent_bytes)?;
     let settings = Arc::new(Settings::new(&config, &instance, shards)?);
     let tls = config::tls_files(&config)?;
     let certificate = tls.as_ref().map(tls::read_config).transpose()?;

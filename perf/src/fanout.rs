@@ -2,31 +2,33 @@
 //! a bare epoll loop that writes the same bytes at the same rate to as many sockets.
 //!
 //! ```text
-//! source --> Kafka --> gateway --+
-//!                                +--> one receiving loop, in turns
-//! source --> pipe --> floor -----+
+//! source --> Kafka --> gateway --> receiving loop --+
+//!                                                   +--> in turns
+//! source --> pipe --> floor -----> receiving loop --+
 //! ```
+//! Each receiving loop is a thread with a descriptor table of its own, so that the limit of open
+//! files is the limit of one side's sessions.
 
+mod bench;
 pub(crate) mod floor;
 mod receive;
-mod source;
+pub(crate) mod source;
 
-use crate::clock::{self, Schedule};
 use crate::failure::{Failure, Outcome};
-use crate::latency::{median, per};
-use crate::limits::{STRAGGLERS_MS_MAX, WARM_UP_MS};
-use crate::load::{self, Driver, Spec};
+use crate::latency::median;
+use crate::limits::WARM_UP_MS;
+use crate::load;
 use crate::options::{FanoutOptions, count, seconds, within};
 use crate::process;
 use crate::report::{self, progress, rounded};
 use crate::stack::Stack;
 use crate::tokens::Minter;
+use bench::{Bench, Tally};
 use floor::Floor;
 use proto::Uuid;
-use receive::{Receiver, Side};
 use serde::Serialize;
 use source::{KafkaSink, Sink, Source};
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Largest audience that travels in a record's headers.
 const MEMBERS_MAX: u64 = 1_024;
@@ -59,16 +61,8 @@ struct Report {
     sessions_closed: u64,
 }
 
-/// One side: who writes, whose CPU counts.
-struct Contender {
-    side: Side,
-    source: Source,
-    pids: Vec<i32>,
-    cpu_us_per_event: Vec<f64>,
-}
-
 pub(crate) fn run(options: &FanoutOptions) -> Outcome {
-    let most = process::connections_max()? / 2;
+    let most = process::connections_max()?;
     let connections = within("--connections", options.connections, 1..=most)?;
     let conversations = within("--conversations", options.conversations, 1..=connections)?;
     let seconds = seconds(options.seconds)?;
@@ -76,111 +70,77 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     let rate = within("--rate", options.rate, 1..=1_000_000)?;
     let members = connections.div_ceil(conversations);
     within("--connections / --conversations", members, 1..=MEMBERS_MAX)?;
-    let stack = Stack::of(&options.common, 1)?;
-    let mut receiver = Receiver::new(count(connections), count(conversations));
-    let mut driver = Driver::new()?;
+    let stack = Arc::new(Stack::of(&options.common, 1)?);
     progress!("perf: opening {connections} sessions at the gateway and as many at the floor");
-    let users: Vec<Uuid> = (0..connections).map(|_| proto::id::new()).collect();
-    let minter = Minter::open(&stack.signing_key()?)?;
-    let specs = load::specs(&stack.gateways()?, &minter, users.iter().copied())?;
-    driver.open_all(specs, &mut receiver)?;
-    let floor = Floor::start()?;
-    driver.open_all(floor_specs(&floor, connections, conversations), &mut receiver)?;
-
-    let kafka = KafkaSink::open(&stack.get("KAFKA_BROKERS")?, &receiver, &users)?;
-    let mut contenders = [
-        contender(Side::Gateway, &receiver, Sink::Kafka(kafka), stack.gateway_pids()?),
-        contender(Side::Floor, &receiver, Sink::Pipe(floor.feed), vec![floor.child.pid()?]),
+    let sizes = (count(connections), count(conversations));
+    let mut benches = [
+        Bench::start("gateway", sizes, {
+            let stack = Arc::clone(&stack);
+            move |ids| gateway_side(&stack, sizes, ids)
+        })?,
+        Bench::start("floor", sizes, move |ids| floor_side(sizes, ids))?,
     ];
     // Both sides once, unmeasured: buffers, topics and caches come to life.
     let round_us = seconds * 1_000_000 / rounds;
-    for contender in &mut contenders {
-        contender.round(&mut driver, &mut receiver, rate, WARM_UP_MS * 1_000)?;
-        contender.cpu_us_per_event.clear();
+    for bench in &mut benches {
+        bench.round(rate, WARM_UP_MS * 1_000, false)?;
     }
-    receiver.forget_latencies();
     for round in 1..=rounds {
-        for contender in &mut contenders {
-            contender.round(&mut driver, &mut receiver, rate, round_us)?;
+        let mut last = [0.0; 2];
+        for (bench, last) in benches.iter_mut().zip(&mut last) {
+            *last = bench.round(rate, round_us, true)?;
         }
-        let last = contenders.each_ref().map(|it| it.cpu_us_per_event.last().copied());
         progress!("perf: round {round} of {rounds}: CPU per event {last:.2?} us");
     }
-    driver.close_all();
-    let report = report(options, &receiver, &contenders);
+    let [gateway, floor] = benches.map(Bench::finish);
+    let (gateway, floor) = (gateway?, floor?);
+    let report = report(options, &gateway, &floor);
     report::print(&report, options.common.json)?;
-    let floor_lost = receiver.lost(Side::Floor, contenders[1].source.counts());
-    if report.lost + floor_lost + report.reordered > 0 {
+    if gateway.lost + floor.lost + gateway.reordered > 0 {
         return Err(Failure::Refused(format!(
-            "{} lost, {} reordered, {floor_lost} lost by the floor",
-            report.lost, report.reordered
+            "{} lost, {} reordered, {} lost by the floor",
+            gateway.lost, gateway.reordered, floor.lost
         )));
     }
     Ok(())
 }
 
-fn floor_specs(floor: &Floor, connections: u64, conversations: u64) -> Vec<Spec> {
-    let spec = |session: u64| Spec {
-        address: floor.address,
-        source: load::source(floor.address, count(session)),
+fn gateway_side(
+    stack: &Stack,
+    (connections, conversations): (usize, usize),
+    ids: &[Uuid],
+) -> Outcome<bench::Side> {
+    let users: Vec<Uuid> = (0..connections).map(|_| proto::id::new()).collect();
+    let minter = Minter::open(&stack.signing_key()?)?;
+    let specs = load::specs(&stack.gateways()?, &minter, users.iter().copied())?;
+    let kafka = KafkaSink::open(&stack.get("KAFKA_BROKERS")?, conversations, &users)?;
+    let source = Source::new(ids.to_vec(), Sink::Kafka(kafka));
+    Ok(bench::Side { specs, source, pids: stack.gateway_pids()?, floor: None })
+}
+
+fn floor_side((connections, conversations): (usize, usize), ids: &[Uuid]) -> Outcome<bench::Side> {
+    let Floor { address, feed, child } = Floor::start()?;
+    let spec = |session: usize| load::Spec {
+        address,
+        source: load::source(address, session),
         path: format!("/{}", session % conversations),
         token: String::new(),
+        hello: load::live(),
+        pace: load::Pace::Full,
     };
-    (0..connections).map(spec).collect()
+    let specs = (0..connections).map(spec).collect();
+    let source = Source::new(ids.to_vec(), Sink::Pipe(feed));
+    Ok(bench::Side { specs, source, pids: vec![child.pid()?], floor: Some(child) })
 }
 
-fn contender(side: Side, receiver: &Receiver, sink: Sink, pids: Vec<i32>) -> Contender {
-    let source = Source::new(receiver.conversations(side).to_vec(), sink);
-    Contender { side, source, pids, cpu_us_per_event: Vec::new() }
-}
-
-impl Contender {
-    /// Produces at the rate and receives, until all is there or the patience is over.
-    fn round(
-        &mut self,
-        driver: &mut Driver,
-        receiver: &mut Receiver,
-        rate: u64,
-        round_us: u64,
-    ) -> Outcome {
-        let before = receiver.events(self.side);
-        let cpu_before = process::cpu_ns_sum(&self.pids)?;
-        let start_us = clock::now_us() + 50_000;
-        // A round need not be whole seconds: cut by count.
-        let records = rate * round_us / 1_000_000;
-        let schedule = Schedule::new(start_us, rate, round_us / 1_000_000 + 1);
-        let source = &mut self.source;
-        let side = self.side;
-        std::thread::scope(|scope| -> Outcome {
-            let producing = scope.spawn(|| source.produce(&schedule, records));
-            while !producing.is_finished() {
-                driver.run(Duration::from_millis(50), receiver)?;
-            }
-            let expected = match producing.join() {
-                Ok(outcome) => outcome? * receiver.sessions() / receiver.conversation_count(),
-                Err(_) => return Err(Failure::Refused("the producer ended".into())),
-            };
-            let until_us = clock::now_us() + STRAGGLERS_MS_MAX * 1_000;
-            let done = |it: &Receiver| it.events(side) >= before + expected;
-            driver.run_until(until_us, receiver, done)
-        })?;
-        let events = receiver.events(self.side) - before;
-        let cpu_ns = process::cpu_ns_sum(&self.pids)? - cpu_before;
-        self.cpu_us_per_event.push(per(cpu_ns, events) / 1_000.0);
-        Ok(())
-    }
-}
-
-fn report(options: &FanoutOptions, receiver: &Receiver, contenders: &[Contender; 2]) -> Report {
-    let [gateway, floor] = contenders;
+fn report(options: &FanoutOptions, gateway: &Tally, floor: &Tally) -> Report {
     let cpu = median(&gateway.cpu_us_per_event);
     let floor_cpu = median(&floor.cpu_us_per_event);
-    let latencies = receiver.latencies(Side::Gateway);
-    let floor_latencies = receiver.latencies(Side::Floor);
+    let (latencies, floor_latencies) = (&gateway.latencies, &floor.latencies);
     let each = |values: &[f64]| values.iter().map(|it| rounded(*it)).collect();
     Report {
-        events: receiver.events(Side::Gateway),
-        lost: receiver.lost(Side::Gateway, gateway.source.counts()),
+        events: gateway.events,
+        lost: gateway.lost,
         cpu_us_per_event: rounded(cpu),
         floor_cpu_us_per_event: rounded(floor_cpu),
         ratio_to_floor: rounded(cpu / floor_cpu.max(f64::MIN_POSITIVE)),
@@ -188,8 +148,8 @@ fn report(options: &FanoutOptions, receiver: &Receiver, contenders: &[Contender;
         p99_ms: rounded(latencies.ms_at(0.99)),
         p999_ms: rounded(latencies.ms_at(0.999)),
         max_ms: rounded(latencies.ms_max()),
-        duplicates: receiver.duplicates(),
-        reordered: receiver.reordered(),
+        duplicates: gateway.duplicates,
+        reordered: gateway.reordered,
         deliveries_per_s: options.rate * options.connections / options.conversations,
         connections: options.connections,
         conversations: options.conversations,
@@ -197,11 +157,11 @@ fn report(options: &FanoutOptions, receiver: &Receiver, contenders: &[Contender;
         seconds: options.seconds,
         cpu_us_per_event_by_round: each(&gateway.cpu_us_per_event),
         floor_cpu_us_per_event_by_round: each(&floor.cpu_us_per_event),
-        floor_events: receiver.events(Side::Floor),
+        floor_events: floor.events,
         floor_p50_ms: rounded(floor_latencies.ms_at(0.5)),
         floor_p99_ms: rounded(floor_latencies.ms_at(0.99)),
         floor_max_ms: rounded(floor_latencies.ms_max()),
         event_bytes: crate::limits::FANOUT_EVENT_BYTES,
-        sessions_closed: receiver.closed(),
+        sessions_closed: gateway.closed,
     }
 }

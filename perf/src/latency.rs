@@ -20,6 +20,13 @@ impl Latencies {
         }
     }
 
+    pub(crate) fn add(&mut self, more: &Self) {
+        if let (Some(histogram), Some(more)) = (&mut self.0, &more.0) {
+            // Fails only for histograms of different bounds.
+            let _ = histogram.add(more);
+        }
+    }
+
     /// Milliseconds at a quantile from 0 to 1; 0 if nothing was recorded.
     pub(crate) fn ms_at(&self, quantile: f64) -> f64 {
         self.0.as_ref().map_or(0.0, |it| ms(it.value_at_quantile(quantile)))

@@ -35,3 +35,13 @@ pub(crate) const PROBE_MS_MAX: u64 = 60_000;
 
 /// Wait for the relay to publish what one side of `perf write` committed, in seconds.
 pub(crate) const DRAIN_S_MAX: u64 = 60;
+/// Sends of `perf storm` that chatd has not yet answered.
+pub(crate) const STORM_SENDS_IN_FLIGHT: usize = 1_024;
+/// Time for gateways and statistics to come to rest between the parts of `perf storm`.
+pub(crate) const STORM_SETTLE_MS: u64 = 2_500;
+/// What half of the slow sessions read.
+pub(crate) const SLOW_READ_BYTES_PER_S: usize = 1_000;
+/// Events of 512 bytes that fill a slow session's ring of 256, and its socket.
+pub(crate) const SLOW_BUSY_EVENTS: u64 = 384;
+/// A slow session's receive buffer.
+pub(crate) const SLOW_BUFFER_BYTES: usize = 4 * 1024;

@@ -14,12 +14,13 @@ mod session;
 pub(crate) mod tracker;
 
 pub(crate) use driver::{Driver, Handler};
-pub(crate) use session::Spec;
+pub(crate) use session::{Pace, Spec};
 
 use crate::failure::Outcome;
 use crate::limits::SOURCE_ADDRESSES;
 use crate::tokens::Minter;
 use proto::Uuid;
+use proto::client::Hello;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// One session for each user, dealt out to the gateways in turn, live only.
@@ -35,9 +36,16 @@ pub(crate) fn specs(
             source: source(gateways[index % gateways.len()], index),
             path: "/v1/connect".into(),
             token: minter.mint(user, proto::id::new())?,
+            hello: live(),
+            pace: Pace::Full,
         });
     }
     Ok(specs)
+}
+
+/// The hello of a session that wants only what comes from now on.
+pub(crate) fn live() -> Hello {
+    Hello { client: "perf".into(), ..Hello::default() }
 }
 
 /// A loopback address to connect from: each has its own range of ports, and its own share of

@@ -6,6 +6,8 @@
 //!   e2e      load (mio) <==> gateways               checked by sequence, and in PostgreSQL
 //!   idle     load (mio) <==> gateways               memory and CPU from /proc
 //!   fanout   Kafka --> gateway --> load (mio)       beside  floor: a bare epoll loop
+//!   slow     Kafka --> gateway --> load (mio)       some of it reads slowly
+//!   storm    load (mio) <==> gateways               everybody comes back at once
 //!   chaos    client library <==> gateways, faults   judged by checker
 //!   hostile  anything --> every port
 //!   check    checker alone
@@ -27,7 +29,10 @@ mod options;
 mod population;
 mod process;
 mod report;
+mod scrape;
+mod slow;
 mod stack;
+mod storm;
 mod tokens;
 mod write;
 
@@ -42,6 +47,9 @@ fn main() -> ExitCode {
         Command::E2e(it) => e2e::run(it),
         Command::Idle(it) => idle::run(it),
         Command::Fanout(it) => fanout::run(it),
+
+        Command::Slow(it) => slow::run(it),
+        Command::Storm(it) => storm::run(it),
         Command::Chaos(it) => chaos::run(it),
         Command::Hostile(it) => hostile::run(it),
         Command::Check(it) => checker::command::run(it),

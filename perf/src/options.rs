@@ -26,6 +26,10 @@ pub(crate) enum Command {
     Idle(IdleOptions),
     /// Kafka to client: the gateway's CPU and latency, beside a bare epoll loop
     Fanout(FanoutOptions),
+    /// Slow and churning clients, and what they do to the others
+    Slow(SlowOptions),
+    /// Everybody reconnects at once, after a small gap
+    Storm(StormOptions),
     /// Faults under load, and a verdict on everything the clients saw
     Chaos(ChaosOptions),
     /// Random and malformed input on every port
@@ -129,6 +133,48 @@ pub(crate) struct FanoutOptions {
     /// Rounds that the seconds are divided into; the sides take turns
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) rounds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SlowOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Sessions, one a user, spread over all gateways
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    pub(crate) connections: u64,
+    /// Sessions of 100 that read 1 kB a second or nothing, half each
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) slow_percent: u64,
+    /// Sessions of 100 that reconnect in a minute
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) churn_percent: u64,
+    /// Measured seconds, half without the slow and churning ones and half with them
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// Records a second for all sessions, each for one conversation
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) rate: u64,
+    /// Members of each conversation
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) members: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StormOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Sessions, one a user, spread over all gateways
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    pub(crate) connections: u64,
+    /// Events of each conversation that every session has missed
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) gap: u64,
+    /// Members of each conversation; every user is in one
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) members: u64,
+    /// Sessions that are upgraded at once
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) at_once: u64,
 }
 
 #[derive(Debug, Args)]

@@ -129,6 +129,11 @@ impl Stack {
         self.parts("GATEWAY_")?.iter().map(|part| self.pid(part)).collect()
     }
 
+    /// The admin address of a gateway.
+    pub(crate) fn admin(&self, part: &str) -> Outcome<SocketAddr> {
+        address(&self.get(&format!("{part}_ADMIN_URL"))?)
+    }
+
     /// Every daemon's name and process.
     pub(crate) fn daemon_pids(&self) -> Outcome<BTreeMap<String, i32>> {
         let gateways = self.parts("GATEWAY_")?;

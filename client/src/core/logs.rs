@@ -43,6 +43,11 @@ impl Logs {
         self.cursors().take(CURSORS_MAX).collect()
     }
 
+    /// Conversations that are known, with a cursor or without.
+    pub(super) fn len(&self) -> usize {
+        self.logs.len()
+    }
+
     /// Nothing is known of what happened since the last connection.
     pub(super) fn mark_all_stale(&mut self) {
         for (id, log) in &mut self.logs {

@@ -54,6 +54,14 @@ impl Bound {
         Ok(bound)
     }
 
+    /// What a connection's socket holds unsent; accepted sockets inherit it.
+    pub(crate) fn limit_unsent(&self, bytes: u32) -> Result<(), String> {
+        let mut sockets = self.shards.iter().flatten();
+        sockets
+            .try_for_each(|(_, socket)| socket.set_tcp_notsent_lowat(bytes))
+            .map_err(|error| format!("socket.unsent_bytes {bytes}: {error}"))
+    }
+
     /// Begins to listen; the listeners by shard.
     pub(crate) fn listen(self) -> io::Result<Vec<Vec<Listening>>> {
         let listen = |(transport, socket): (Transport, Socket)| {

@@ -83,6 +83,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
     let lanes = config.count("kafka.consumers");
     let threads = threads(lanes);
     let stop = Arc::new(AtomicBool::new(false));
+    let log = scout.log()?;
     let registered = Registered::new(metrics);
     let (end, ended) = bounded::<()>(0);
     let mut added = Vec::with_capacity(threads);
@@ -95,6 +96,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
             audiences: audiences.clone(),
             publisher: publisher.clone(),
             stop: Arc::clone(&stop),
+            log,
         };
         let consumer = client::connect(&brokers, &group)?;
         let number = u16::try_from(thread).map_err(|_| "kafka.consumers is too large")?;

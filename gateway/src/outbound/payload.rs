@@ -3,10 +3,14 @@
 
 use crate::inbound::upgrade::Encoding;
 use crate::limits::{PAYLOAD_BYTES_KEPT, PAYLOADS_KEPT};
+use crate::mail::Priority;
 use crate::outbound::encode;
 use bytes::Bytes;
 use proto::Message;
+use proto::Uuid;
 use proto::client::ServerFrame;
+use proto::client::server_frame::Frame;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A reference to a payload of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +26,27 @@ enum Source {
     Frame(Bytes),
 }
 
+/// What has to be known of an event when not all of it can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) conversation: Uuid,
+    /// 0 for what is not in the conversation's log.
+    pub(crate) sequence_number: u64,
+    pub(crate) priority: Priority,
+}
+
+impl Tag {
+    /// Of an ephemeral event of no conversation.
+    pub(crate) const EPHEMERAL: Self =
+        Self { conversation: Uuid::nil(), sequence_number: 0, priority: Priority::Ephemeral };
+}
+
 struct Payload {
     source: Source,
+    /// None for what is no event: answers and control frames.
+    tag: Option<Tag>,
+    /// What an ephemeral event is about, once somebody asked.
+    subject: Option<u64>,
     references: u32,
     /// For the delivery latency; 0: not measured.
     created_at_us: u64,
@@ -49,9 +72,11 @@ impl Payloads {
         self.add(Source::Raw(bytes), 0)
     }
 
-    /// An encoded `ServerFrame`, for sessions of either encoding. The caller holds the one reference.
-    pub(crate) fn add_frame(&mut self, frame: Bytes, created_at_us: u64) -> Handle {
-        self.add(Source::Frame(frame), created_at_us)
+    /// An encoded event, for sessions of either encoding. The caller holds the one reference.
+    pub(crate) fn add_event(&mut self, frame: Bytes, created_at_us: u64, tag: Tag) -> Handle {
+        let handle = self.add(Source::Frame(frame), created_at_us);
+        self.slots[handle.0 as usize].tag = Some(tag);
+        handle
     }
 
     /// A frame for one session. The caller holds the one reference.
@@ -69,13 +94,23 @@ impl Payloads {
         if let Some(index) = self.free.pop() {
             let payload = &mut self.slots[index as usize];
             payload.source = source;
+            (payload.tag, payload.subject) = (None, None);
             payload.references = 1;
             payload.created_at_us = created_at_us;
             return Handle(index);
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let (binary, text) = (Vec::new(), Vec::new());
-        self.slots.push(Payload { source, references: 1, created_at_us, binary, text });
+        let (tag, subject) = (None, None);
+        self.slots.push(Payload {
+            source,
+            tag,
+            subject,
+            references: 1,
+            created_at_us,
+            binary,
+            text,
+        });
         Handle(index)
     }
 
@@ -117,6 +152,34 @@ impl Payloads {
         }
     }
 
+    pub(crate) fn tag(&self, handle: Handle) -> Option<Tag> {
+        self.slots[handle.0 as usize].tag
+    }
+
+    /// What an ephemeral event is about: of two about the same, the later one is enough. The event is
+    /// decoded for it, once.
+    pub(crate) fn subject(&mut self, handle: Handle) -> Option<u64> {
+        let payload = &mut self.slots[handle.0 as usize];
+        let Source::Frame(bytes) = &payload.source else { return None };
+        if payload.tag.is_none_or(|tag| tag.priority != Priority::Ephemeral) {
+            return None;
+        }
+        if payload.subject.is_none() {
+            let frame = ServerFrame::decode(bytes.as_ref()).ok()?;
+            let Some(Frame::Event(event)) = frame.frame else { return None };
+            let kind = event.kind.as_ref().map(std::mem::discriminant);
+            let mut hasher = DefaultHasher::new();
+            (event.conversation_id, event.sender_id, kind).hash(&mut hasher);
+            payload.subject = Some(hasher.finish());
+        }
+        payload.subject
+    }
+
+    /// The subject, if it was asked for before.
+    pub(crate) fn known_subject(&self, handle: Handle) -> Option<u64> {
+        self.slots[handle.0 as usize].subject
+    }
+
     /// When the payload's event was created; 0 if that is not to be measured.
     pub(crate) fn created_at_us(&self, handle: Handle) -> u64 {
         self.slots[handle.0 as usize].created_at_us
@@ -155,7 +218,7 @@ impl Payloads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::client::{Goaway, server_frame::Frame};
+    use proto::client::Goaway;
 
     fn goaway() -> ServerFrame {
         let goaway = Goaway { reason: "test".into(), reconnect_delay_ms: 5 };
@@ -165,7 +228,7 @@ mod tests {
     #[test]
     fn both_encodings_come_of_one_payload_and_a_freed_slot_is_used_again() {
         let mut payloads = Payloads::new();
-        let handle = payloads.add_frame(goaway().encode_to_vec().into(), 9);
+        let handle = payloads.add_event(goaway().encode_to_vec().into(), 9, Tag::EPHEMERAL);
         let binary = payloads.prepare(handle, Encoding::Proto).unwrap();
         assert_eq!(payloads.bytes(handle, Encoding::Proto).len(), binary);
         assert_eq!(
@@ -187,7 +250,8 @@ mod tests {
     #[test]
     fn bytes_that_are_no_frame_have_no_text() {
         let mut payloads = Payloads::new();
-        let handle = payloads.add_frame(Bytes::from_static(&[0xff; 9]), 0);
+        let handle = payloads.add_event(Bytes::from_static(&[0xff; 9]), 0, Tag::EPHEMERAL);
         assert_eq!(payloads.prepare(handle, Encoding::Json), None);
+        assert_eq!(payloads.subject(handle), None);
     }
 }

@@ -2,6 +2,7 @@
 //! only while something waits.
 
 use crate::limits::RINGS_PER_CHUNK;
+use crate::mail::Priority;
 use crate::outbound::payload::Handle;
 
 /// A session's ring, or none.
@@ -37,21 +38,28 @@ pub(crate) enum Verdict {
 }
 
 /// The slow-consumer verdict, the only one: by entries and by bytes. An empty ring takes one payload
-/// of any size; ephemeral payloads are shed once half of the ring is taken.
-pub(crate) fn verdict(queued: Queued, bytes: u32, ephemeral: bool, limits: RingLimits) -> Verdict {
+/// of any size; ephemeral payloads are shed once half of the ring is taken, and its last eighth is for
+/// high priority.
+pub(crate) fn verdict(
+    queued: Queued,
+    bytes: u32,
+    priority: Priority,
+    limits: RingLimits,
+) -> Verdict {
     if queued.entries == 0 {
         return Verdict::Take;
     }
     let after = queued.bytes.saturating_add(bytes);
-    let (entries_max, bytes_max) = if ephemeral {
-        (limits.entries / 2, limits.bytes_max / 2)
-    } else {
-        (limits.entries, limits.bytes_max)
+    let RingLimits { entries, bytes_max } = limits;
+    let (entries_max, bytes_max) = match priority {
+        Priority::Ephemeral => (entries / 2, bytes_max / 2),
+        Priority::Normal => (entries - entries / 8, bytes_max - bytes_max / 8),
+        Priority::High => (entries, bytes_max),
     };
-    match (queued.entries < entries_max && after <= bytes_max, ephemeral) {
+    match (queued.entries < entries_max && after <= bytes_max, priority) {
         (true, _) => Verdict::Take,
-        (false, true) => Verdict::Shed,
-        (false, false) => Verdict::Overflow,
+        (false, Priority::Ephemeral) => Verdict::Shed,
+        (false, _) => Verdict::Overflow,
     }
 }
 
@@ -104,10 +112,11 @@ impl Rings {
     }
 
     /// The queued payloads, first to last.
-    pub(crate) fn iter(&self, id: RingId) -> impl Iterator<Item = Handle> + '_ {
+    pub(crate) fn iter(&self, id: RingId) -> impl ExactSizeIterator<Item = Handle> + '_ {
         let ring = if id == RingId::NONE { Ring::default() } else { self.rings[id.0 as usize] };
-        (0..u32::from(ring.queued.entries)).map(move |offset| {
-            let position = (u32::from(ring.head) + offset) % u32::from(self.limits.entries);
+        (0..ring.queued.entries).map(move |offset| {
+            let position =
+                (u32::from(ring.head) + u32::from(offset)) % u32::from(self.limits.entries);
             let (chunk, index) = self.place(id, position);
             self.chunks[chunk][index]
         })
@@ -175,6 +184,60 @@ impl Rings {
         Some(handle)
     }
 
+    /// Takes out what `is_shed`, in its order, but for a payload that is partly written.
+    pub(crate) fn shed(
+        &mut self,
+        id: &mut RingId,
+        is_shed: impl Fn(Handle) -> bool,
+        bytes_of: impl Fn(Handle) -> u32,
+    ) -> Vec<Handle> {
+        if *id == RingId::NONE {
+            return Vec::new();
+        }
+        let all: Vec<Handle> = self.iter(*id).collect();
+        let ring = &mut self.rings[id.0 as usize];
+        let fixed = usize::from(ring.written > 0);
+        ring.queued = Queued::default();
+        let head = u32::from(ring.head);
+        let mut shed = Vec::new();
+        for (index, handle) in all.into_iter().enumerate() {
+            if index >= fixed && is_shed(handle) {
+                shed.push(handle);
+                continue;
+            }
+            let ring = &mut self.rings[id.0 as usize];
+            let position = (head + u32::from(ring.queued.entries)) % u32::from(self.limits.entries);
+            ring.queued.entries += 1;
+            ring.queued.bytes = ring.queued.bytes.saturating_add(bytes_of(handle));
+            *self.entry(*id, position) = handle;
+        }
+        if self.rings[id.0 as usize].queued.entries == 0 {
+            self.free.push(id.0);
+            *id = RingId::NONE;
+        }
+        shed
+    }
+
+    /// Puts a payload of `bytes` in the place of the first that `is_replaced` and is not partly
+    /// written, and gives that back.
+    pub(crate) fn replace(
+        &mut self,
+        id: RingId,
+        handle: Handle,
+        bytes: u32,
+        is_replaced: impl Fn(Handle) -> bool,
+        bytes_of: impl Fn(Handle) -> u32,
+    ) -> Option<Handle> {
+        let fixed = usize::from(self.written(id) > 0);
+        let index = self.iter(id).skip(fixed).position(is_replaced)? + fixed;
+        let head = u32::from(self.rings[id.0 as usize].head);
+        let position = (head + u32::try_from(index).ok()?) % u32::from(self.limits.entries);
+        let before = std::mem::replace(self.entry(id, position), handle);
+        let queued = &mut self.rings[id.0 as usize].queued;
+        queued.bytes = queued.bytes.saturating_sub(bytes_of(before)).saturating_add(bytes);
+        Some(before)
+    }
+
     /// Rings that are borrowed.
     pub(crate) fn borrowed(&self) -> usize {
         self.rings.len() - self.free.len()
@@ -216,13 +279,19 @@ mod tests {
     #[test]
     fn the_verdict_is_by_entries_and_by_bytes() {
         let queued = |entries, bytes| Queued { entries, bytes };
-        assert_eq!(verdict(queued(0, 0), 5_000, false, LIMITS), Verdict::Take);
-        assert_eq!(verdict(queued(7, 700), 300, false, LIMITS), Verdict::Take);
-        assert_eq!(verdict(queued(7, 700), 301, false, LIMITS), Verdict::Overflow);
-        assert_eq!(verdict(queued(8, 8), 1, false, LIMITS), Verdict::Overflow);
-        assert_eq!(verdict(queued(3, 400), 100, true, LIMITS), Verdict::Take);
-        assert_eq!(verdict(queued(4, 4), 1, true, LIMITS), Verdict::Shed);
-        assert_eq!(verdict(queued(1, 400), 101, true, LIMITS), Verdict::Shed);
+        let of = |entries, queued_bytes, bytes, priority| {
+            verdict(queued(entries, queued_bytes), bytes, priority, LIMITS)
+        };
+        assert_eq!(of(0, 0, 5_000, Priority::Normal), Verdict::Take);
+        assert_eq!(of(7, 700, 300, Priority::High), Verdict::Take);
+        assert_eq!(of(7, 700, 301, Priority::High), Verdict::Overflow);
+        assert_eq!(of(8, 8, 1, Priority::High), Verdict::Overflow);
+        assert_eq!(of(6, 700, 175, Priority::Normal), Verdict::Take);
+        assert_eq!(of(6, 700, 176, Priority::Normal), Verdict::Overflow);
+        assert_eq!(of(7, 7, 1, Priority::Normal), Verdict::Overflow);
+        assert_eq!(of(3, 400, 100, Priority::Ephemeral), Verdict::Take);
+        assert_eq!(of(4, 4, 1, Priority::Ephemeral), Verdict::Shed);
+        assert_eq!(of(1, 400, 101, Priority::Ephemeral), Verdict::Shed);
     }
 
     /// Many rings against plain queues, driven by a seed.
@@ -258,6 +327,32 @@ mod tests {
         }
         let waiting = models.iter().filter(|model| !model.is_empty()).count();
         assert_eq!(rings.borrowed(), waiting);
+    }
+
+    #[test]
+    fn what_is_shed_or_replaced_leaves_the_rest_in_order() {
+        let mut rings = Rings::new(LIMITS);
+        let mut id = RingId::NONE;
+        for number in 0..8 {
+            rings.push(&mut id, Handle(number), 10);
+        }
+        // So that the ring wraps round.
+        for number in 8..12 {
+            rings.pop(&mut id, 10);
+            rings.push(&mut id, Handle(number), 10);
+        }
+        rings.advance(id, 3);
+        assert_eq!(rings.replace(id, Handle(99), 15, |it| it.0 == 4, |_| 10), None);
+        let replaced = rings.replace(id, Handle(50), 15, |it| it.0 == 10, |_| 10);
+        assert_eq!((replaced, rings.queued(id).bytes), (Some(Handle(10)), 85));
+        let shed = rings.shed(&mut id, |it| it.0 % 2 == 0, |_| 10);
+        assert_eq!(shed, [6, 8, 50].map(Handle));
+        assert_eq!(rings.iter(id).collect::<Vec<_>>(), [4, 5, 7, 9, 11].map(Handle));
+        assert_eq!((rings.queued(id).bytes, rings.written(id)), (50, 3));
+        rings.advance(id, 0);
+        assert_eq!(rings.shed(&mut id, |_| true, |_| 10).len(), 4);
+        rings.pop(&mut id, 10);
+        assert_eq!((id, rings.borrowed()), (RingId::NONE, 0));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::Shard;
 use super::table::NO_SLOT;
 use crate::close::Reason;
-use crate::mail::Delivery;
-use crate::outbound::payload::Handle;
+use crate::mail::{Delivery, Priority};
+use crate::outbound::payload::{Handle, Tag};
 use crate::outbound::ring::{self, Verdict};
 use crate::recovery::catchup::Held;
 use bytes::Bytes;
@@ -23,7 +23,12 @@ impl Shard {
                 // Read now: the session may be closed by what follows.
                 let next = session.next_of_user;
                 let handle = *payload.get_or_insert_with(|| {
-                    self.payloads.add_frame(delivery.frame.clone(), delivery.created_at_us)
+                    let tag = Tag {
+                        conversation: delivery.conversation,
+                        sequence_number: delivery.sequence_number,
+                        priority: delivery.priority,
+                    };
+                    self.payloads.add_event(delivery.frame.clone(), delivery.created_at_us, tag)
                 });
                 self.deliver_to(slot, handle, delivery);
                 slot = next;
@@ -35,31 +40,44 @@ impl Shard {
     }
 
     fn deliver_to(&mut self, slot: u32, handle: Handle, delivery: &Delivery) {
-        if delivery.sequence_number > 0
-            && let Some(catch_up) = self.table.session_mut(slot).and_then(|it| it.catch_up())
+        if let Some(extra) = self.table.session_mut(slot).and_then(|it| it.extra.as_mut())
+            && delivery.sequence_number > 0
         {
-            self.payloads.retain(handle);
-            match catch_up.hold(delivery.conversation, delivery.sequence_number, handle) {
-                Held::Waits(None) => {
-                    self.counts.events_held.increment();
-                    return;
-                }
-                Held::Waits(Some(handle)) => {
-                    self.counts.events_shed.increment();
-                    self.payloads.release(handle);
-                    return;
-                }
-                Held::Refused(handle) => {
-                    self.counts.events_overflowed.increment();
-                    self.payloads.release(handle);
-                    return self.close(slot, Reason::BackpressureOverflow, None);
-                }
-                Held::Free(handle) => self.payloads.release(handle),
+            if extra.gaps.absorb(delivery.conversation, delivery.sequence_number) {
+                return self.counts.events_shed.increment();
+            }
+            if self.hold(slot, handle, delivery) {
+                return;
             }
         }
-        if self.enqueue(slot, handle, delivery.ephemeral) {
+        if self.enqueue(slot, handle, delivery.priority) {
             self.counts.events_enqueued.increment();
         }
+    }
+
+    /// Whether the event waits for the end of the session's catch-up, or has no place in it.
+    fn hold(&mut self, slot: u32, handle: Handle, delivery: &Delivery) -> bool {
+        let Some(catch_up) = self.table.session_mut(slot).and_then(|it| it.catch_up()) else {
+            return false;
+        };
+        self.payloads.retain(handle);
+        match catch_up.hold(delivery.conversation, delivery.sequence_number, handle) {
+            Held::Waits(None) => self.counts.events_held.increment(),
+            Held::Waits(Some(handle)) => {
+                self.counts.events_shed.increment();
+                self.payloads.release(handle);
+            }
+            Held::Refused(handle) => {
+                self.counts.events_overflowed.increment();
+                self.payloads.release(handle);
+                self.close(slot, Reason::BackpressureOverflow, None);
+            }
+            Held::Free(handle) => {
+                self.payloads.release(handle);
+                return false;
+            }
+        }
+        true
     }
 
     /// A user came or went: for the sessions here that watch it.
@@ -67,12 +85,12 @@ impl Shard {
         if self.watchers.of(user).is_empty() {
             return;
         }
-        let handle = self.payloads.add_frame(frame, 0);
+        let handle = self.payloads.add_event(frame, 0, Tag::EPHEMERAL);
         let mut at = 0;
         // A watcher that is closed for its full ring leaves the list.
         while let Some(slot) = self.watchers.of(user).get(at).copied() {
             let watchers = self.watchers.of(user).len();
-            if self.enqueue(slot, handle, true) {
+            if self.enqueue(slot, handle, Priority::Ephemeral) {
                 self.counts.events_enqueued.increment();
             }
             at += usize::from(self.watchers.of(user).len() == watchers);
@@ -82,28 +100,33 @@ impl Shard {
 
     /// Puts a payload into the connection's ring, if the verdict is to take it; says whether it was
     /// taken. The ring holds its own reference.
-    pub(super) fn enqueue(&mut self, slot: u32, handle: Handle, ephemeral: bool) -> bool {
-        let verdict = match self.try_enqueue(slot, handle, ephemeral) {
+    pub(super) fn enqueue(&mut self, slot: u32, handle: Handle, priority: Priority) -> bool {
+        if priority == Priority::Ephemeral && self.coalesce(slot, handle) {
+            return false;
+        }
+        let verdict = match self.try_enqueue(slot, handle, priority) {
             // Much may come between two flushes: slow is who has a full socket.
             Some(Verdict::Overflow | Verdict::Shed) if self.is_writable(slot) => {
                 self.flush_connection(slot);
-                self.try_enqueue(slot, handle, ephemeral)
+                self.try_enqueue(slot, handle, priority)
             }
             verdict => verdict,
         };
         match verdict {
             Some(Verdict::Shed) => self.counts.events_shed.increment(),
-            Some(Verdict::Overflow) => {
-                self.counts.events_overflowed.increment();
-                self.close(slot, Reason::BackpressureOverflow, None);
-            }
+            Some(Verdict::Overflow) => return self.overflow(slot, handle, priority),
             Some(Verdict::Take) | None => {}
         }
         verdict == Some(Verdict::Take)
     }
 
     /// None if the connection is gone or ending, or cannot be shown the payload.
-    fn try_enqueue(&mut self, slot: u32, handle: Handle, ephemeral: bool) -> Option<Verdict> {
+    pub(super) fn try_enqueue(
+        &mut self,
+        slot: u32,
+        handle: Handle,
+        priority: Priority,
+    ) -> Option<Verdict> {
         // Behind a close frame nothing is sent (RFC 6455 section 5.5.1).
         let connection = self.table.get_mut(slot).filter(|it| it.ending.is_none())?;
         let Some(bytes) = self.payloads.prepare(handle, connection.conn.encoding()) else {
@@ -112,7 +135,7 @@ impl Shard {
         };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let queued = self.rings.queued(connection.ring);
-        let verdict = ring::verdict(queued, bytes, ephemeral, self.rings.limits());
+        let verdict = ring::verdict(queued, bytes, priority, self.rings.limits());
         if verdict == Verdict::Take {
             self.payloads.retain(handle);
             self.rings.push(&mut connection.ring, handle, bytes);

@@ -1,12 +1,15 @@
 //! Phase flush: rings to sockets, many frames with one system call.
 
 use super::Shard;
-use super::table::Tick;
+use super::table::{Connection, Session, Tick};
 use crate::close::Reason;
+use crate::inbound::tls::Room;
 use crate::limits::{LATENCY_US_MAX, WRITE_FRAMES_MAX, WRITES_IN_A_ROW_MAX};
-use crate::outbound::payload::Handle;
+use crate::outbound::payload::{Handle, Payloads};
+use crate::outbound::ring::Rings;
 use crate::recovery::catchup::Step;
 use mio::{Interest, Token};
+use socket2::SockRef;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 
@@ -36,7 +39,10 @@ impl Shard {
     /// Writes what waits, as far as the socket takes it.
     pub(super) fn flush_connection(&mut self, slot: u32) {
         for _ in 0..WRITES_IN_A_ROW_MAX {
-            self.refill(slot);
+            if self.table.session(slot).is_some_and(|session| session.extra.is_some()) {
+                self.tell_gaps(slot);
+                self.refill(slot);
+            }
             let Some(connection) = self.table.get(slot) else { return };
             if connection.blocked {
                 return;
@@ -61,22 +67,7 @@ impl Shard {
 
     fn write(&mut self, slot: u32) -> Written {
         let Some(connection) = self.table.get_mut(slot) else { return Written::Failed };
-        let encoding = connection.conn.encoding();
-        let mut skip = self.rings.written(connection.ring);
-        let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
-        let (mut count, mut offered) = (0, 0);
-        for (slice, handle) in slices.iter_mut().zip(self.rings.iter(connection.ring)) {
-            let bytes = &self.payloads.bytes(handle, encoding)[skip..];
-            skip = 0;
-            *slice = IoSlice::new(bytes);
-            count += 1;
-            offered += bytes.len();
-        }
-        let (slices, mut stream) = (&slices[..count], &connection.stream);
-        let outcome = match &mut connection.tls {
-            None => stream.write_vectored(slices),
-            Some(tls) => tls.write(&mut stream, slices, &mut self.room),
-        };
+        let (outcome, offered) = offer(connection, &self.rings, &self.payloads, &mut self.room);
         let emptied = connection.tls.as_ref().is_none_or(|tls| !tls.has_unsent());
         self.counts.writes.increment();
         match outcome {
@@ -186,13 +177,16 @@ impl Shard {
         loop {
             let Some(connection) = self.table.get_mut(slot) else { return };
             let queued = self.rings.queued(connection.ring);
-            let Some(session) = &mut connection.session else { return };
-            let Some(catch_up) = session.catch_up() else { return };
+            let Some(catch_up) = connection.session.as_mut().and_then(Session::catch_up) else {
+                return;
+            };
             if queued.entries >= limits.entries / 2 || queued.bytes >= limits.bytes_max / 2 {
                 return;
             }
             let before = catch_up.bytes();
-            let Some(step) = catch_up.next() else { return session.tidy() };
+            let Some(step) = catch_up.next() else {
+                return connection.session.as_mut().map_or((), Session::tidy);
+            };
             self.backlog_bytes -= before - catch_up.bytes();
             let encoding = connection.conn.encoding();
             let handle = match step {
@@ -218,4 +212,40 @@ impl Shard {
             _ => self.payloads.release(handle),
         }
     }
+}
+
+/// One system call for all that waits, as far as its slices reach: what the socket took, and how many
+/// bytes it was offered.
+fn offer(
+    connection: &mut Connection,
+    rings: &Rings,
+    payloads: &Payloads,
+    room: &mut Room,
+) -> (io::Result<usize>, usize) {
+    let encoding = connection.conn.encoding();
+    let mut frames = rings.iter(connection.ring);
+    let Some(first) = frames.next() else { return (Ok(0), 0) };
+    let first = &payloads.bytes(first, encoding)[rings.written(connection.ring)..];
+    if frames.len() == 0 && connection.tls.is_none() {
+        // send(2): cheaper than a vector of one.
+        return ((&connection.stream).write(first), first.len());
+    }
+    let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+    slices[0] = IoSlice::new(first);
+    let (mut count, mut offered) = (1, first.len());
+    for (slice, handle) in slices[1..].iter_mut().zip(frames) {
+        let bytes = payloads.bytes(handle, encoding);
+        *slice = IoSlice::new(bytes);
+        count += 1;
+        offered += bytes.len();
+    }
+    let slices = &slices[..count];
+    let outcome = match &mut connection.tls {
+        // sendmsg(2) is told that it has a socket; writev(2) must find out.
+        None => {
+            SockRef::from(&connection.stream).send_vectored_with_flags(slices, libc::MSG_NOSIGNAL)
+        }
+        Some(tls) => tls.write(&mut &connection.stream, slices, room),
+    };
+    (outcome, offered)
 }

@@ -3,7 +3,7 @@
 use super::Shard;
 use super::read::new_traceparent;
 use crate::limits::IN_FLIGHT_MAX;
-use crate::mail::{Ask, AskKind};
+use crate::mail::{Ask, AskKind, Priority};
 use proto::Uuid;
 use proto::client::client_frame::Frame;
 use proto::client::server_frame::Frame as ServerFrameKind;
@@ -93,7 +93,7 @@ impl Shard {
         let Some(connection) = self.table.get(slot) else { return };
         let frame = ServerFrame { request_id, frame: Some(frame) };
         let handle = self.payloads.add_reply(&frame, connection.conn.encoding());
-        self.enqueue(slot, handle, false);
+        self.enqueue(slot, handle, Priority::High);
         self.payloads.release(handle);
     }
 

@@ -6,9 +6,11 @@ use super::handover::Handover;
 use super::table::{Connection, NO_SLOT, Session, Tick};
 use crate::close::Reason;
 use crate::inbound::token::{Claims, TokenError};
-use crate::limits::{SESSION_RETRY_MS, SYNC_BACKLOG_BYTES_MAX};
-use crate::mail::AskKind;
-use crate::recovery::catchup::CatchUp;
+use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS, SYNC_BACKLOG_BYTES_MAX};
+use crate::mail::{AskKind, Priority};
+use crate::outbound::payload::Tag;
+use crate::recovery::catchup::{CatchUp, Held};
+use crate::recovery::recent::Missed;
 use proto::Uuid;
 use proto::client::server_frame::Frame;
 use proto::client::{Hello, TokenAccepted, Welcome};
@@ -80,7 +82,7 @@ impl Shard {
             server_time_us: self.now.wall_us,
             heartbeat_interval_ms: u32::try_from(self.settings.ping_ms).unwrap_or(u32::MAX),
             frame_bytes_max: u32::try_from(CLIENT_FRAME_BYTES_MAX).unwrap_or(u32::MAX),
-            watermark: Vec::new(),
+            watermark: self.recent.watermark(),
             token_expires_at_us: expires_at_s.saturating_mul(1_000_000),
         };
         self.reply(slot, request_id, Frame::Welcome(welcome));
@@ -119,11 +121,45 @@ impl Shard {
         }
         let Some(session) = self.table.session_mut(slot) else { return };
         session.extra().catch_up.get_or_insert_with(CatchUp::new).begin_resume();
+        if self.resume_from_cache(slot, request_id, &hello) {
+            return self.counts.resumes_from_cache.increment();
+        }
+        self.counts.resumes_from_chatd.increment();
         let limit = SYNC_EVENTS_DEFAULT;
         let kind = AskKind::Sync { resume: true, cursors: hello.cursors, limit };
         if let Err(error) = self.ask(slot, request_id, kind) {
             self.resume_failed(slot, request_id, error);
         }
+    }
+
+    /// Answers a device that was away briefly: what it has missed waits as if it came now, and the
+    /// verdicts say that this is all.
+    fn resume_from_cache(&mut self, slot: u32, request_id: u64, hello: &Hello) -> bool {
+        let Some(session) = self.table.session_mut(slot) else { return false };
+        let since = self.recent.since(
+            &session.user,
+            &hello.watermark,
+            &hello.cursors,
+            GAP_BUFFER_EVENTS_MAX,
+        );
+        let Some((missed, verdicts)) = since else { return false };
+        let Some(catch_up) = session.catch_up() else { return false };
+        for Missed { conversation, sequence_number, frame } in missed {
+            let tag = Tag { conversation, sequence_number, priority: Priority::Normal };
+            let handle = self.payloads.add_event(frame, 0, tag);
+            if let Held::Waits(Some(handle)) | Held::Refused(handle) | Held::Free(handle) =
+                catch_up.hold(conversation, sequence_number, handle)
+            {
+                self.payloads.release(handle);
+            }
+        }
+        let before = catch_up.bytes();
+        for handle in catch_up.resumed(request_id, Vec::new(), verdicts) {
+            self.payloads.release(handle);
+        }
+        self.backlog_bytes += catch_up.bytes() - before;
+        self.mark_dirty(slot);
+        true
     }
 
     fn hand_over(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {

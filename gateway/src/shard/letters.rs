@@ -18,7 +18,11 @@ impl Shard {
     fn take_letter(&mut self, mail: Mail) {
         match mail {
             Mail::Adopt(handover) => self.adopt(*handover),
-            Mail::Deliver(delivery) => self.deliver(&delivery),
+            Mail::Deliver(delivery) => {
+                self.deliver(&delivery);
+                self.recent.add(delivery);
+            }
+            Mail::Tail { log, positions, jumped } => self.recent.advance(log, &positions, jumped),
             Mail::Presence { user, frame } => self.tell_watchers(&user, frame),
             Mail::Ticket { consumer, ticket } => self.progress.store(consumer, self.id, ticket),
             Mail::Answer(answer) => self.take_answer(answer),

@@ -5,7 +5,7 @@ use super::Shard;
 use crate::close::Reason;
 use crate::conn::{Effect, Lent, Stage};
 use crate::limits::READS_IN_A_ROW_MAX;
-use crate::mail::{Ask, AskKind};
+use crate::mail::{Ask, AskKind, Priority};
 use bytes::Bytes;
 use proto::Uuid;
 use std::io::{self, Read};
@@ -151,7 +151,7 @@ impl Shard {
     /// Queues bytes as they are.
     pub(super) fn enqueue_raw(&mut self, slot: u32, bytes: Bytes) {
         let handle = self.payloads.add_raw(bytes);
-        self.enqueue(slot, handle, false);
+        self.enqueue(slot, handle, Priority::High);
         self.payloads.release(handle);
     }
 }

@@ -9,6 +9,7 @@ use crate::outbound::payload::Handle;
 use crate::outbound::ring::RingId;
 use crate::rate::Key;
 use crate::recovery::catchup::CatchUp;
+use crate::shard::slow::Gaps;
 use mio::net::TcpStream;
 use proto::Uuid;
 use slab::Slab;
@@ -115,6 +116,8 @@ pub(crate) struct Extra {
     pub(crate) catch_up: Option<CatchUp<Handle>>,
     /// The users whose presence this session is told.
     pub(crate) watched: Vec<Uuid>,
+    /// What it was not pushed and is told of once its socket takes bytes again.
+    pub(crate) gaps: Gaps,
 }
 
 /// No connection.
@@ -212,7 +215,7 @@ impl Session {
             if extra.catch_up.as_ref().is_some_and(CatchUp::is_done) {
                 extra.catch_up = None;
             }
-            if extra.catch_up.is_none() && extra.watched.is_empty() {
+            if extra.catch_up.is_none() && extra.watched.is_empty() && extra.gaps.is_empty() {
                 self.extra = None;
             }
         }

@@ -2,8 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "the tests' own clock")]
 
+mod allocations;
+mod cache;
 mod harness;
 mod limits;
+mod slow;
 mod tls;
 
 use crate::close::Reason;

@@ -5,6 +5,7 @@ use super::table::Tick;
 use crate::close::Reason;
 use crate::conn::Stage;
 use crate::limits::{ANSWER_MS_MAX, BODY_MS_MAX, CLOSE_MS_MAX, KEEP_ALIVE_MS_MAX};
+use crate::mail::Priority;
 use proto::error::ErrorCode;
 
 impl Shard {
@@ -90,7 +91,7 @@ impl Shard {
                 connection.deadlines.pong = Tick::after(now, self.settings.pong_ms);
             }
             let ping = self.ping;
-            self.enqueue(slot, ping, false);
+            self.enqueue(slot, ping, Priority::High);
         }
     }
 

@@ -326,6 +326,8 @@ mod tests {
             source: None,
             path: format!("/{}", session % CONVERSATIONS),
             token: String::new(),
+            hello: crate::load::live(),
+            pace: crate::load::Pace::Full,
         };
         let mut seen = Seen(vec![Vec::new(); SESSIONS]);
         let mut driver = Driver::new().unwrap();

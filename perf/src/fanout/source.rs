@@ -1,6 +1,5 @@
 //! The producing end: events of a fixed size, on an open-loop schedule, into Kafka or a pipe.
 
-use super::receive::{Receiver, Side};
 use crate::clock::{self, Schedule};
 use crate::failure::{Context, Failure, Outcome};
 use crate::limits::FANOUT_EVENT_BYTES;
@@ -19,19 +18,19 @@ use std::time::Duration;
 const TEXT_BYTES_GUESS: usize = FANOUT_EVENT_BYTES - 90;
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) struct KafkaSink {
+pub(crate) struct KafkaSink {
     producer: BaseProducer,
     /// The recipients of each conversation, packed.
     recipients: Vec<Vec<u8>>,
 }
 
-pub(super) enum Sink {
+pub(crate) enum Sink {
     Kafka(KafkaSink),
     Pipe(ChildStdin),
 }
 
 /// One side's events.
-pub(super) struct Source {
+pub(crate) struct Source {
     conversations: Vec<Uuid>,
     /// Events so far, of each conversation; the last one's sequence number.
     counts: Vec<u64>,
@@ -42,7 +41,8 @@ pub(super) struct Source {
 }
 
 impl KafkaSink {
-    pub(super) fn open(brokers: &str, receiver: &Receiver, users: &[Uuid]) -> Outcome<Self> {
+    /// User u is in conversation u modulo `conversations`.
+    pub(crate) fn open(brokers: &str, conversations: usize, users: &[Uuid]) -> Outcome<Self> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("queue.buffering.max.ms", "0")
@@ -50,9 +50,8 @@ impl KafkaSink {
             .set("enable.idempotence", "true")
             .create()
             .reaching("Kafka")?;
-        let count = receiver.conversations(Side::Gateway).len();
-        let recipients = (0..count).map(|number| {
-            let members = users.iter().skip(number).step_by(count);
+        let recipients = (0..conversations).map(|number| {
+            let members = users.iter().skip(number).step_by(conversations);
             proto::id::pack(members)
         });
         Ok(Self { recipients: recipients.collect(), producer })
@@ -90,7 +89,7 @@ impl KafkaSink {
 }
 
 impl Source {
-    pub(super) fn new(conversations: Vec<Uuid>, sink: Sink) -> Self {
+    pub(crate) fn new(conversations: Vec<Uuid>, sink: Sink) -> Self {
         let counts = vec![0; conversations.len()];
         let mut source = Self {
             conversations,
@@ -108,12 +107,12 @@ impl Source {
     }
 
     /// The number of events of each conversation.
-    pub(super) fn counts(&self) -> &[u64] {
+    pub(crate) fn counts(&self) -> &[u64] {
         &self.counts
     }
 
     /// Produces `records` records, each when it is due; gives back how many.
-    pub(super) fn produce(&mut self, schedule: &Schedule, records: u64) -> Outcome<u64> {
+    pub(crate) fn produce(&mut self, schedule: &Schedule, records: u64) -> Outcome<u64> {
         let mut produced = 0;
         let mut batch = Vec::new();
         while let Some(due_us) = schedule.due_us(produced).filter(|_| produced < records) {

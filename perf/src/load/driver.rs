@@ -1,9 +1,9 @@
 //! The loop: opens sessions a few at a time, reads and writes them all.
 
-use super::session::{Ended, Event, Session, Spec, State};
+use super::session::{Ended, Event, Pace, Session, Spec, State};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
-use crate::limits::{OPENING_AT_ONCE, OPENING_MS_MAX, READ_BYTES};
+use crate::limits::{OPENING_AT_ONCE, OPENING_MS_MAX, READ_BYTES, SLOW_BUFFER_BYTES};
 use crate::report::progress;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -17,6 +17,8 @@ const REFUSALS_MAX: usize = 20;
 
 /// What to do with sessions; a session is named by its index among the specs.
 pub(crate) trait Handler {
+    /// The session is open; its encoded welcome.
+    fn opened(&mut self, _session: usize, _welcome: &[u8]) {}
     /// A frame came.
     fn frame(&mut self, session: usize, payload: &[u8]);
     /// The session, which was open, is gone.
@@ -31,6 +33,7 @@ pub(crate) struct Driver {
     sessions: Vec<Option<Session>>,
     waiting: VecDeque<(usize, Spec)>,
     opening: usize,
+    opening_max: usize,
     open: usize,
 }
 
@@ -43,8 +46,14 @@ impl Driver {
             sessions: Vec::new(),
             waiting: VecDeque::new(),
             opening: 0,
+            opening_max: OPENING_AT_ONCE,
             open: 0,
         })
+    }
+
+    /// How many sessions may be on their way at once.
+    pub(crate) fn open_at_once(&mut self, sessions: usize) {
+        self.opening_max = sessions;
     }
 
     /// Sessions that are open now.
@@ -68,11 +77,7 @@ impl Driver {
         let mut words = "they were closed".to_owned();
         let mut told = clock::now_us();
         while self.open < wanted {
-            while self.opening < OPENING_AT_ONCE
-                && let Some((index, spec)) = self.waiting.pop_front()
-            {
-                self.connect(index, &spec)?;
-            }
+            self.connect_waiting()?;
             for ended in self.turn(Duration::from_millis(100), handler)? {
                 refusals += 1;
                 words = ended.words;
@@ -96,6 +101,7 @@ impl Driver {
 
     /// Waits up to `patience` for something to happen, then deals with all that did.
     pub(crate) fn run(&mut self, patience: Duration, handler: &mut impl Handler) -> Outcome {
+        self.connect_waiting()?;
         self.turn(patience, handler).map(|_| ())
     }
 
@@ -128,17 +134,59 @@ impl Driver {
 
     /// Closes every session, with a close frame.
     pub(crate) fn close_all(&mut self) {
-        for session in &mut self.sessions {
-            if let Some(mut session) = session.take() {
-                let mut frame = Vec::new();
-                let code = 1_000_u16.to_be_bytes();
-                super::codec::append(super::codec::CLOSE, &code, &mut frame);
-                // It goes away either way.
-                let _ = std::io::Write::write(&mut session.stream, &frame);
-            }
+        for index in 0..self.sessions.len() {
+            self.close(index);
         }
         (self.open, self.opening) = (0, 0);
         self.waiting.clear();
+    }
+
+    /// Closes a session, with a close frame; its handler does not hear of it.
+    pub(crate) fn close(&mut self, index: usize) {
+        let Some(mut session) = self.sessions.get_mut(index).and_then(Option::take) else { return };
+        let mut frame = Vec::new();
+        let code = 1_000_u16.to_be_bytes();
+        super::codec::append(super::codec::CLOSE, &code, &mut frame);
+        // It goes away either way.
+        let _ = std::io::Write::write(&mut session.stream, &frame);
+        match session.state {
+            State::Open => self.open = self.open.saturating_sub(1),
+            _ => self.opening = self.opening.saturating_sub(1),
+        }
+    }
+
+    /// Opens a session again that is gone, in its turn; [`Self::run`] does it.
+    pub(crate) fn reopen(&mut self, index: usize, spec: Spec) {
+        self.waiting.push_back((index, spec));
+    }
+
+    /// Connects those whose turn it is.
+    fn connect_waiting(&mut self) -> Outcome {
+        while self.opening < self.opening_max
+            && let Some((index, spec)) = self.waiting.pop_front()
+        {
+            self.connect(index, &spec)?;
+        }
+        Ok(())
+    }
+
+    /// The slow sessions' turn: each reads as much as its pace allows.
+    pub(crate) fn read_slowly(&mut self, handler: &mut impl Handler) {
+        for index in 0..self.sessions.len() {
+            let Some(Some(session)) = self.sessions.get_mut(index) else { continue };
+            let Pace::Slow(bytes) = session.pace else { continue };
+            if session.state != State::Open || bytes == 0 {
+                continue;
+            }
+            let bytes = bytes.min(self.chunk.len());
+            let take = &mut |event: Event<'_>| match event {
+                Event::Opened(_) => {}
+                Event::Frame(payload) => handler.frame(index, payload),
+            };
+            if let Err(ended) = session.read(&mut self.chunk[..bytes], take) {
+                self.end(index, &ended, handler);
+            }
+        }
     }
 
     fn connect(&mut self, index: usize, spec: &Spec) -> Outcome {
@@ -197,12 +245,14 @@ impl Driver {
                 _ => session.flush(),
             };
         }
-        if readable && outcome.is_ok() && session.state != State::Connecting {
+        let reads = session.state != State::Connecting && !session.is_slow();
+        if readable && outcome.is_ok() && reads {
             let (opening, open) = (&mut self.opening, &mut self.open);
             outcome = session.read(&mut self.chunk, &mut |event| match event {
-                Event::Opened => {
+                Event::Opened(welcome) => {
                     *opening -= 1;
                     *open += 1;
+                    handler.opened(index, welcome);
                 }
                 Event::Frame(payload) => handler.frame(index, payload),
             });
@@ -233,6 +283,10 @@ fn connecting(spec: &Spec) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(spec.address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    if spec.pace != Pace::Full {
+        // The kernel's buffer would read for it.
+        socket.set_recv_buffer_size(SLOW_BUFFER_BYTES)?;
+    }
     if let Some(source) = spec.source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }

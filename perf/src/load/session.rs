@@ -18,6 +18,19 @@ pub(crate) struct Spec {
     pub(crate) source: Option<IpAddr>,
     pub(crate) path: String,
     pub(crate) token: String,
+    /// What the session says first.
+    pub(crate) hello: Hello,
+    /// How fast it reads, once it is open.
+    pub(crate) pace: Pace,
+}
+
+/// How fast a session reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Whatever comes, at once.
+    Full,
+    /// So many bytes whenever the driver's turn for slow sessions comes; 0: never.
+    Slow(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +47,10 @@ pub(super) struct Session {
     pub(super) stream: TcpStream,
     pub(super) state: State,
     pub(super) opened_by_us: u64,
+    pub(super) pace: Pace,
     upgrade: Vec<u8>,
+    /// Until it is said.
+    hello: Hello,
     /// A frame that is not all here yet.
     partial: Vec<u8>,
     output: Vec<u8>,
@@ -62,7 +78,8 @@ impl From<io::Error> for Ended {
 
 /// What a session hands on.
 pub(super) enum Event<'a> {
-    Opened,
+    /// The encoded welcome.
+    Opened(&'a [u8]),
     Frame(&'a [u8]),
 }
 
@@ -81,6 +98,8 @@ impl Session {
             stream,
             state: State::Connecting,
             opened_by_us,
+            pace: spec.pace,
+            hello: spec.hello.clone(),
             upgrade: upgrade.into_bytes(),
             partial: Vec::new(),
             output: Vec::new(),
@@ -103,6 +122,11 @@ impl Session {
         self.flush()
     }
 
+    /// Whether it reads only when its turn comes.
+    pub(super) fn is_slow(&self) -> bool {
+        self.state == State::Open && self.pace != Pace::Full
+    }
+
     /// Writes what the socket takes; the rest goes when it is writable again.
     pub(super) fn flush(&mut self) -> Result<(), Ended> {
         while self.written < self.output.len() {
@@ -120,13 +144,18 @@ impl Session {
         Ok(())
     }
 
-    /// Reads all there is and hands on what it holds.
+    /// Reads all there is and hands on what it holds; a slow session reads one `chunk`.
     pub(super) fn read(
         &mut self,
         chunk: &mut [u8],
         take: &mut impl FnMut(Event<'_>),
     ) -> Result<(), Ended> {
+        let mut reads = 0;
         loop {
+            if self.is_slow() && reads > 0 {
+                return Ok(());
+            }
+            reads += 1;
             match self.stream.read(chunk) {
                 Ok(0) => return Err(Ended::new(CLOSED_WITHOUT_CODE, "the server closed")),
                 Ok(count) if self.partial.is_empty() => {
@@ -156,7 +185,7 @@ impl Session {
                 None => return Ok(0),
             }
             self.state = State::Greeting;
-            let hello = Hello { client: "perf".into(), ..Hello::default() };
+            let hello = std::mem::take(&mut self.hello);
             let frame =
                 ClientFrame { request_id: 1, frame: Some(client_frame::Frame::Hello(hello)) };
             self.send(&frame.encode_to_vec())?;
@@ -171,7 +200,7 @@ impl Session {
                 Incoming::Data(payload) => {
                     welcomed(payload)?;
                     self.state = State::Open;
-                    take(Event::Opened);
+                    take(Event::Opened(payload));
                 }
                 Incoming::Ping(payload) => {
                     codec::append(codec::PONG, payload, &mut self.output);

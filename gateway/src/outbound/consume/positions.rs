@@ -55,6 +55,16 @@ impl Scout {
         Self { consumer, known: HashMap::new() }
     }
 
+    /// A number that another cluster, whose offsets mean something else, hardly has.
+    pub(super) fn log(&self) -> Result<u64, String> {
+        let id = self.consumer.client().fetch_cluster_id(ASK);
+        let id = id.ok_or("the cluster's id is not known")?;
+        // FNV-1a.
+        Ok(id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        }))
+    }
+
     /// The start of every partition of every tailed topic; an error, for a person, if a broker does
     /// not answer or a topic is missing. `now_ms`: since the Unix epoch.
     pub(super) fn start_positions(&mut self, now_ms: u64) -> Result<Vec<Position>, String> {

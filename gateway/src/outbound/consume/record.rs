@@ -1,5 +1,6 @@
 //! From a record's parts to what the shards are mailed, pure.
 
+use crate::mail::Priority;
 use crate::outbound::offsets::ShardSet;
 use proto::Uuid;
 use proto::headers::{self, HeaderError};
@@ -56,7 +57,8 @@ pub(super) struct Headers<'a> {
     pub(super) recipients: &'a [u8],
     pub(super) sequence_number: u64,
     pub(super) created_at_us: u64,
-    pub(super) ephemeral: bool,
+    pub(super) priority: Priority,
+    pub(super) membership: bool,
 }
 
 impl<'a> Headers<'a> {
@@ -75,7 +77,16 @@ impl<'a> Headers<'a> {
                 headers::CREATED_AT_US => {
                     read.created_at_us = headers::number(headers::CREATED_AT_US, value)?;
                 }
-                headers::PRIORITY => read.ephemeral = value == b"ephemeral",
+                headers::PRIORITY => {
+                    read.priority = match value {
+                        b"ephemeral" => Priority::Ephemeral,
+                        b"high" => Priority::High,
+                        _ => Priority::Normal,
+                    }
+                }
+                headers::EVENT_TYPE => {
+                    read.membership = value == headers::event_type::MEMBERSHIP.as_bytes();
+                }
                 _ => {}
             }
         }
@@ -201,7 +212,8 @@ mod tests {
 
     #[test]
     fn headers_are_read_and_a_bad_number_is_named() {
-        let pairs: [(&[u8], &[u8]); 6] = [
+        let pairs: [(&[u8], &[u8]); 7] = [
+            (b"event-type", b"membership"),
             (b"priority", b"ephemeral"),
             (b"sequence-number", b"7"),
             (b"created-at-us", b"8"),
@@ -209,8 +221,13 @@ mod tests {
             (b"\xff", b"\xff"),
             (b"later", b""),
         ];
-        let expected =
-            Headers { recipients: b"abc", sequence_number: 7, created_at_us: 8, ephemeral: true };
+        let expected = Headers {
+            recipients: b"abc",
+            sequence_number: 7,
+            created_at_us: 8,
+            priority: Priority::Ephemeral,
+            membership: true,
+        };
         assert_eq!(Headers::read(pairs.into_iter()), Ok(expected));
         let bad: [(&[u8], &[u8]); 1] = [(b"sequence-number", b"-1")];
         let error = Headers::read(bad.into_iter()).unwrap_err();

@@ -83,7 +83,7 @@ struct Delivered {
     sequence_number: u64,
     recipients: Vec<Uuid>,
     frame: Vec<u8>,
-    ephemeral: bool,
+    priority: crate::mail::Priority,
 }
 
 #[derive(Default)]
@@ -180,10 +180,11 @@ fn note(shard: u16, letter: Mail, seen: &Mutex<Seen>, progress: &Progress) {
             sequence_number: delivery.sequence_number,
             recipients: delivery.recipients.into(),
             frame: delivery.frame.into(),
-            ephemeral: delivery.ephemeral,
+            priority: delivery.priority,
         }),
         Mail::Presence { user, .. } => seen.lock().unwrap().present.push((shard, user)),
         Mail::Ticket { consumer, ticket } => progress.store(consumer, shard, ticket),
+        Mail::Tail { .. } => {}
         _ => panic!("a letter of another kind"),
     }
 }
@@ -310,7 +311,7 @@ fn events_reach_the_home_shards_once_and_in_order_and_a_restart_goes_on() {
     for it in &gateway.seen().delivered {
         assert!(it.recipients.iter().all(|user| gateway.mailboxes.home(user) == it.shard));
         assert_eq!(it.frame, value(it.conversation, it.sequence_number));
-        assert!(it.frame != before && !it.ephemeral);
+        assert!(it.frame != before && it.priority == crate::mail::Priority::Normal);
     }
     gateway.stop();
     let (offsets, ends) = committed(&brokers, &instance);
@@ -430,7 +431,9 @@ fn records_that_cannot_be_read_become_dead_letters_and_the_next_is_delivered() {
     }
     producing.raw(topics::EPHEMERAL, key, &good, &to_user);
     gateway.wait("the good record", |seen| {
-        seen.delivered.iter().any(|it| it.ephemeral && it.recipients == [user])
+        seen.delivered
+            .iter()
+            .any(|it| it.priority == crate::mail::Priority::Ephemeral && it.recipients == [user])
     });
     let start = Instant::now();
     let mut reasons = Vec::new();

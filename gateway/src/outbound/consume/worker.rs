@@ -19,7 +19,7 @@ use crate::outbound::publish::{DeadLetter, Publisher};
 use crate::progress::Progress;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use proto::Uuid;
+use proto::{Uuid, topics};
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
@@ -44,6 +44,8 @@ pub(super) struct Shared {
     pub(super) audiences: Audiences<TypingSession>,
     pub(super) publisher: Publisher,
     pub(super) stop: Arc<AtomicBool>,
+    /// Which log it is: a number of the cluster's id.
+    pub(super) log: u64,
 }
 
 pub(super) struct Worker {
@@ -68,6 +70,8 @@ struct Routing {
     ticket: u64,
     /// Shards that the batch in hand concerned so far.
     concerned: ShardSet,
+    /// Positions of the log that the shards were last told.
+    told: Vec<(u16, i64)>,
     /// Records that were posted since the shards were last woken.
     unrung: usize,
 }
@@ -90,6 +94,7 @@ impl Worker {
             tracker: Tracker::default(),
             ticket: 0,
             concerned: ShardSet::default(),
+            told: Vec::new(),
             unrung: 0,
         };
         let now = Instant::now();
@@ -117,7 +122,9 @@ impl Worker {
             list.add_partition_offset(topic, *partition, offset)
                 .map_err(|error| format!("{topic} partition {partition}: {error}"))?;
         }
-        self.consumer.assign(&list).map_err(|error| format!("assignment: {error}"))
+        self.consumer.assign(&list).map_err(|error| format!("assignment: {error}"))?;
+        self.routing.tell_positions(false);
+        Ok(())
     }
 
     /// Until it is told to stop.
@@ -177,6 +184,7 @@ impl Worker {
             self.reposition();
         }
         self.routing.advance();
+        self.routing.tell_positions(false);
         self.commit(CommitMode::Async);
         self.measure_lag();
     }
@@ -252,7 +260,10 @@ impl Worker {
             }
         }
         match self.assign(Vec::new()) {
-            Ok(()) => self.out_of_range = false,
+            Ok(()) => {
+                self.out_of_range = false;
+                self.routing.tell_positions(true);
+            }
             Err(error) => tracing::error!(error, "partitions not read; trying again"),
         }
     }
@@ -313,6 +324,8 @@ impl Routing {
         let headers = Headers::read(native::headers(message))?;
         let conversation = if purpose == Purpose::Conversation { id } else { Uuid::nil() };
         let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
+        let partition = u16::try_from(message.partition()).unwrap_or(u16::MAX);
+        let offset = message.offset();
         self.router.route(
             headers.recipients,
             |user| mailboxes.home(user),
@@ -324,7 +337,10 @@ impl Routing {
                     frame: frame.clone(),
                     conversation,
                     sequence_number: headers.sequence_number,
-                    ephemeral: headers.ephemeral,
+                    priority: headers.priority,
+                    partition,
+                    offset,
+                    membership: headers.membership,
                     created_at_us: headers.created_at_us,
                 };
                 // A shard that has ended is one of a gateway that stops.
@@ -367,6 +383,26 @@ impl Routing {
             let _ = self.shared.mailboxes.get(shard).send(ticket);
         }
         self.concerned = ShardSet::default();
+    }
+
+    /// Tells every shard how far the log was mailed to it, if that has changed.
+    pub(super) fn tell_positions(&mut self, jumped: bool) {
+        let log =
+            self.partitions.iter().enumerate().filter(|it| it.1.topic == topics::MESSAGE_CREATED);
+        let positions: Vec<(u16, i64)> = log
+            .filter_map(|(index, it)| {
+                Some((u16::try_from(it.partition).ok()?, self.tracker.next_offset(index)?))
+            })
+            .collect();
+        if positions.is_empty() || (!jumped && positions == self.told) {
+            return;
+        }
+        let shared: Arc<[_]> = positions.as_slice().into();
+        self.told = positions;
+        for mailbox in self.shared.mailboxes.iter() {
+            let positions = Arc::clone(&shared);
+            let _ = mailbox.send(Mail::Tail { log: self.shared.log, positions, jumped });
+        }
     }
 
     fn advance(&mut self) {

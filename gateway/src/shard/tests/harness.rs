@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_types, reason = "the test's own threads")]
 
 use crate::close::Reason;
-use crate::config::Settings;
+use crate::config::{Overflow, Settings};
 use crate::conn::Policy;
 use crate::inbound::frame::FrameLimits;
 use crate::inbound::listen::Bound;
@@ -12,7 +12,7 @@ use crate::inbound::tls::tests::Identity;
 use crate::inbound::token::Verifier;
 use crate::mail::{Answer, Ask, Asked, Delivery, Mail};
 use crate::mailbox::{Mailboxes, pair};
-use crate::metrics::GatewayMetrics;
+use crate::metrics::{GatewayMetrics, ShardMetrics};
 use crate::progress::Progress;
 use crate::rate::{Allowed, Limits};
 use crate::shard::{BELL, Beyond, Parts, Shard};
@@ -52,6 +52,8 @@ fn unhex(text: &str) -> Vec<u8> {
 type Change = (bool, Uuid, u64);
 
 struct Notebook {
+    /// What the shard's thread has allocated, at each census.
+    allocations: Sender<u64>,
     asks: Sender<Ask>,
     changes: Sender<Change>,
 }
@@ -69,7 +71,9 @@ impl Beyond for Notebook {
         let _ = self.changes.send((false, user, connection));
     }
 
-    fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {}
+    fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {
+        let _ = self.allocations.send(crate::allocations::of_this_thread());
+    }
 }
 
 pub(super) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -83,6 +87,7 @@ pub(super) struct Gateway {
     metrics: GatewayMetrics,
     asks: Receiver<Ask>,
     changes: Receiver<Change>,
+    allocations: Receiver<u64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -109,6 +114,8 @@ fn settings() -> Settings {
         write_ms: 10_000,
         drain_ms: 5_000,
         shard_drain_ms: 5_000,
+        overflow: Overflow::Close,
+        recent_bytes_max: 1 << 20,
     }
 }
 
@@ -129,6 +136,8 @@ impl Gateway {
         let metrics = GatewayMetrics::register(shards, &daemon::Metrics::new("gateway"));
         let (ask_sender, asks) = unbounded();
         let (change_sender, changes) = unbounded();
+        // Bounded, so that sending allocates nothing.
+        let (allocation_sender, allocations) = crossbeam_channel::bounded(16);
         let start = |(id, (poll, inbox)): (u16, _)| {
             let parts = Parts {
                 id,
@@ -139,6 +148,7 @@ impl Gateway {
                 progress: Arc::new(Progress::new(1, shards)),
                 metrics: metrics.clone(),
                 beyond: Box::new(Notebook {
+                    allocations: allocation_sender.clone(),
                     asks: ask_sender.clone(),
                     changes: change_sender.clone(),
                 }),
@@ -148,6 +158,7 @@ impl Gateway {
         let threads = (0..).zip(polls).map(start).collect();
         let any = ["127.0.0.1:0".to_owned()];
         let bound = Bound::new(&any, &any, shards).unwrap();
+        bound.limit_unsent(16 * 1024).unwrap();
         let (address, tls_address) = (bound.addresses[0].1, bound.addresses[1].1);
         let identity = Identity::new();
         let verifier = Arc::new(verifier());
@@ -156,7 +167,17 @@ impl Gateway {
             mailbox.send(Mail::Certificate(identity.config())).unwrap();
             mailbox.send(Mail::Listen(listeners)).unwrap();
         }
-        Self { mailboxes, address, tls_address, identity, metrics, asks, changes, threads }
+        Self {
+            mailboxes,
+            address,
+            tls_address,
+            identity,
+            metrics,
+            asks,
+            changes,
+            allocations,
+            threads,
+        }
     }
 
     /// Encrypted, and shaken hands.
@@ -198,7 +219,10 @@ impl Gateway {
             recipients: recipients.into(),
             conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
             sequence_number: event.sequence_number,
-            ephemeral: false,
+            priority: crate::mail::Priority::Normal,
+            partition: 0,
+            offset: i64::try_from(event.sequence_number).unwrap(),
+            membership: false,
             created_at_us: daemon::clock::now_us(),
             frame: frame_bytes(event),
         }
@@ -227,6 +251,16 @@ impl Gateway {
         (0..self.mailboxes.len())
             .map(|shard| self.metrics.shard(shard.try_into().unwrap()).closes[reason.index()].get())
             .sum()
+    }
+
+    pub(super) fn counts(&self, shard: u16) -> Arc<ShardMetrics> {
+        self.metrics.shard(shard)
+    }
+
+    /// What shard 0 has allocated by now.
+    pub(super) fn allocations(&self) -> u64 {
+        self.mailboxes.get(0).send(Mail::Census).unwrap();
+        self.allocations.recv_timeout(PATIENCE).unwrap()
     }
 
     pub(super) fn connections(&self) -> u64 {
@@ -270,6 +304,8 @@ fn verifier() -> Verifier {
 pub(super) struct Client<S = TcpStream> {
     pub(super) socket: WebSocket<S>,
     binary: bool,
+    /// Pings that came, which are answered while reading goes on.
+    pub(super) pings: usize,
 }
 
 impl Client {
@@ -290,7 +326,7 @@ impl<S: Read + Write> Client<S> {
         let protocol = if binary { proto::SUBPROTOCOL_PROTO } else { proto::SUBPROTOCOL_JSON };
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
         let (socket, _) = tungstenite::client(request, stream).unwrap();
-        Self { socket, binary }
+        Self { socket, binary, pings: 0 }
     }
 
     pub(super) fn greet(&mut self, gateway: &Gateway, user: Uuid) {
@@ -315,7 +351,10 @@ impl<S: Read + Write> Client<S> {
             let frame: ServerFrame = match self.socket.read().unwrap() {
                 tungstenite::Message::Binary(bytes) => ServerFrame::decode(bytes).unwrap(),
                 tungstenite::Message::Text(text) => serde_json::from_str(&text).unwrap(),
-                tungstenite::Message::Ping(_) => continue,
+                tungstenite::Message::Ping(_) => {
+                    self.pings += 1;
+                    continue;
+                }
                 other => panic!("{other:?} came"),
             };
             return (frame.request_id, frame.frame.unwrap());

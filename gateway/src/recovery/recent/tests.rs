@@ -1,0 +1,155 @@
+use super::*;
+
+const ALICE: Uuid = Uuid::from_u128(1);
+const BOB: Uuid = Uuid::from_u128(2);
+const A: Uuid = Uuid::from_u128(10);
+const B: Uuid = Uuid::from_u128(11);
+
+fn delivery(conversation: Uuid, sequence_number: u64, offset: i64, users: &[Uuid]) -> Delivery {
+    Delivery {
+        recipients: users.into(),
+        frame: Bytes::from(vec![u8::try_from(sequence_number).unwrap(); 100]),
+        conversation,
+        sequence_number,
+        priority: crate::mail::Priority::Normal,
+        created_at_us: 0,
+        partition: u16::from(conversation == B),
+        offset,
+        membership: false,
+    }
+}
+
+fn cursor(conversation: Uuid, sequence_number: u64) -> Cursor {
+    Cursor { conversation_id: conversation.as_bytes().to_vec(), sequence_number }
+}
+
+fn numbers(found: Option<(Vec<Missed>, Vec<Verdict>)>) -> Option<Vec<(Uuid, u64)>> {
+    let (missed, _) = found?;
+    Some(missed.iter().map(|it| (it.conversation, it.sequence_number)).collect())
+}
+
+fn started() -> Recent {
+    let mut recent = Recent::new(1 << 20);
+    assert!(recent.watermark().is_empty());
+    recent.advance(7, &[(0, 100), (1, 50)], false);
+    recent
+}
+
+#[test]
+fn a_device_gets_what_came_since_its_watermark_and_beyond_its_cursors() {
+    let mut recent = started();
+    let watermark = recent.watermark();
+    for number in 1..=5 {
+        recent.add(delivery(A, number, 100 + i64::try_from(number).unwrap(), &[ALICE, BOB]));
+    }
+    recent.add(delivery(B, 9, 50, &[BOB]));
+    let since = |user, cursors: &[Cursor]| numbers(recent.since(user, &watermark, cursors, 10));
+    assert_eq!(since(&ALICE, &[cursor(A, 3)]), Some(vec![(A, 4), (A, 5)]));
+    assert_eq!(since(&ALICE, &[cursor(A, 5)]), Some(vec![]));
+    assert_eq!(since(&ALICE, &[cursor(A, 5), cursor(B, 8)]), Some(vec![]), "not a recipient");
+    assert_eq!(since(&BOB, &[cursor(B, 8)]), Some(vec![(B, 9)]));
+    assert_eq!(since(&BOB, &[cursor(B, 7)]), None, "a hole");
+    assert_eq!(since(&BOB, &[cursor(B, 8), cursor(B, 8)]), None, "named twice");
+    assert!(recent.since(&ALICE, &watermark, &[cursor(A, 0)], 5).is_some());
+    assert!(recent.since(&ALICE, &watermark, &[cursor(A, 0)], 4).is_none(), "too many");
+    let (_, verdicts) = recent.since(&BOB, &watermark, &[cursor(B, 8)], 10).unwrap();
+    assert_eq!(verdicts[0].complete_to_sequence_number, 8);
+    assert!(recent.since(&BOB, &recent.watermark(), &[cursor(A, 5)], 10).is_some());
+}
+
+#[test]
+fn a_watermark_of_another_log_of_before_the_cache_or_of_the_future_is_not_answered() {
+    let mut recent = started();
+    let known = |log, offsets: &[i64], recent: &Recent| {
+        recent.since(&ALICE, &Watermark::encode(log, offsets), &[], 10).is_some()
+    };
+    assert!(known(7, &[100, 50], &recent));
+    assert!(!known(8, &[100, 50], &recent));
+    assert!(!known(7, &[99, 50], &recent));
+    assert!(!known(7, &[101, 50], &recent));
+    assert!(!known(7, &[100], &recent));
+    assert!(recent.since(&ALICE, b"", &[], 10).is_none());
+    recent.advance(7, &[(0, 200)], false);
+    assert!(known(7, &[100, 50], &recent) && known(7, &[200, 50], &recent));
+    recent.advance(7, &[(0, 300)], true);
+    assert!(!known(7, &[200, 50], &recent) && known(7, &[300, 50], &recent));
+}
+
+#[test]
+fn a_conversation_that_the_device_does_not_know_is_told_from_its_first_event() {
+    let mut recent = started();
+    let watermark = recent.watermark();
+    recent.add(delivery(A, 6, 100, &[BOB]));
+    recent.add(Delivery { membership: true, ..delivery(A, 7, 101, &[ALICE, BOB]) });
+    recent.add(delivery(A, 8, 102, &[ALICE, BOB]));
+    let found = recent.since(&ALICE, &watermark, &[], 10).unwrap();
+    assert_eq!(found.1[0].complete_to_sequence_number, 6);
+    assert_eq!(numbers(Some(found)), Some(vec![(A, 7), (A, 8)]));
+    let later = recent.watermark();
+    assert_eq!(numbers(recent.since(&ALICE, &later, &[], 10)), Some(vec![]));
+}
+
+#[test]
+fn the_oldest_make_way_and_leave_nothing_behind() {
+    let entry = RECENT_ENTRY_BYTES + 100 + 16;
+    let mut recent = Recent::new(3 * entry);
+    recent.advance(7, &[(0, 0), (1, 0)], false);
+    let start = recent.watermark();
+    for number in 1..=3 {
+        recent.add(delivery(A, number, i64::try_from(number).unwrap(), &[ALICE]));
+    }
+    assert_eq!(recent.bytes(), 3 * entry);
+    assert!(recent.since(&ALICE, &start, &[cursor(A, 0)], 10).is_some());
+    recent.add(delivery(B, 1, 1, &[ALICE]));
+    assert_eq!(recent.bytes(), 3 * entry);
+    assert!(recent.since(&ALICE, &start, &[cursor(A, 0)], 10).is_none());
+    let reaching = Watermark::encode(7, &[2, 0]);
+    let found = recent.since(&ALICE, &reaching, &[cursor(A, 1), cursor(B, 0)], 10);
+    assert_eq!(found.unwrap().0.len(), 3);
+    for number in 2..=4 {
+        recent.add(delivery(B, number, i64::try_from(number).unwrap(), &[ALICE]));
+    }
+    assert_eq!((recent.last.len(), recent.entries.len()), (1, 3));
+    recent.add(delivery(B, 4, 4, &[ALICE]));
+    assert_eq!(recent.entries.len(), 3, "one that comes again is there already");
+}
+
+/// A device that goes and comes back at random, by one seed: what the cache answers is exactly what
+/// the device has missed, or it answers nothing.
+#[test]
+fn what_is_answered_is_what_was_missed_for_any_seed() {
+    for seed in 0..500 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut recent = Recent::new(random.usize(500..6_000));
+        recent.advance(7, &[(0, 0), (1, 0)], false);
+        let (mut last, mut offsets) = ([0_u64; 2], [0_i64; 2]);
+        let (mut seen, mut watermark) = ([0_u64; 2], recent.watermark());
+        for _ in 0..200 {
+            let index = random.usize(0..2);
+            if random.u8(0..10) > 0 {
+                last[index] += 1;
+                offsets[index] += random.i64(1..3);
+                let number = last[index];
+                let event = Delivery {
+                    frame: Bytes::from_static(&[0; 50]),
+                    ..delivery([A, B][index], 1, 0, &[ALICE])
+                };
+                let offset = offsets[index];
+                recent.add(Delivery { sequence_number: number, offset, ..event });
+                continue;
+            }
+            let cursors = [cursor(A, seen[0]), cursor(B, seen[1])];
+            if let Some((missed, _)) = recent.since(&ALICE, &watermark, &cursors, 1_000) {
+                for (at, conversation) in [A, B].into_iter().enumerate() {
+                    let of: Vec<_> = missed
+                        .iter()
+                        .filter(|it| it.conversation == conversation)
+                        .map(|it| it.sequence_number)
+                        .collect();
+                    assert_eq!(of, (seen[at] + 1..=last[at]).collect::<Vec<_>>(), "seed {seed}");
+                }
+            }
+            (seen, watermark) = (last, recent.watermark());
+        }
+    }
+}

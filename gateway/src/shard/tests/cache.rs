@@ -1,0 +1,103 @@
+//! Resumes that the cache of recent events answers, and those that it cannot.
+
+use super::harness::{Client, Gateway, event};
+use crate::mail::{AskKind, Delivery, Mail};
+use proto::Uuid;
+use proto::client::client_frame::Frame as Up;
+use proto::client::server_frame::Frame as Down;
+use proto::client::{Cursor, Hello, Synced, Welcome};
+
+const A: Uuid = Uuid::from_u128(7);
+
+fn tail(gateway: &Gateway, positions: &[(u16, i64)]) {
+    for mailbox in gateway.mailboxes.iter() {
+        mailbox.send(Mail::Tail { log: 1, positions: positions.into(), jumped: false }).unwrap();
+    }
+}
+
+fn welcomed(gateway: &Gateway, user: Uuid, hello: Hello) -> (Client, Welcome) {
+    let mut client = Client::connect(gateway, true);
+    client.send(3, Up::Hello(Hello { ..hello }));
+    let (3, Down::Welcome(welcome)) = client.next() else { panic!("a welcome is awaited") };
+    assert_eq!(welcome.user_id, user.as_bytes());
+    (client, welcome)
+}
+
+fn resuming(gateway: &Gateway, user: Uuid, watermark: &[u8], seen: u64) -> Hello {
+    Hello {
+        resume: true,
+        cursors: vec![Cursor { conversation_id: A.as_bytes().to_vec(), sequence_number: seen }],
+        watermark: watermark.to_vec(),
+        ..gateway.hello(user)
+    }
+}
+
+fn synced(client: &mut Client) -> Synced {
+    match client.next() {
+        (3, Down::Synced(synced)) => synced,
+        other => panic!("synced is awaited, {other:?} came"),
+    }
+}
+
+#[test]
+fn a_device_that_was_away_briefly_is_caught_up_without_chatd() {
+    let gateway = Gateway::start(2, |_| {});
+    let user = proto::id::new();
+    let (mut client, before) = welcomed(&gateway, user, gateway.hello(user));
+    assert!(before.watermark.is_empty(), "nothing is known yet");
+    client.close();
+    tail(&gateway, &[(0, 0)]);
+    let (mut client, welcome) = welcomed(&gateway, user, gateway.hello(user));
+    gateway.deliver(user, event(A, 1));
+    assert_eq!(client.next_sequence_number(), 1);
+    client.close();
+    for number in 2..=5 {
+        gateway.deliver(user, event(A, number));
+    }
+    let hello = resuming(&gateway, user, &welcome.watermark, 1);
+    let (mut client, later) = welcomed(&gateway, user, hello);
+    for number in 2..=5 {
+        assert_eq!(client.next_sequence_number(), number);
+    }
+    let verdicts = synced(&mut client).verdicts;
+    assert_eq!((verdicts.len(), verdicts[0].complete_to_sequence_number), (1, 5));
+    assert_eq!(verdicts[0].gap_to_sequence_number, 0);
+    gateway.deliver(user, event(A, 6));
+    assert_eq!(client.next_sequence_number(), 6);
+    client.close();
+    // Up to date: nothing but the verdict.
+    let (mut client, _) = welcomed(&gateway, user, resuming(&gateway, user, &later.watermark, 6));
+    assert_eq!(synced(&mut client).verdicts[0].complete_to_sequence_number, 6);
+    let counts = gateway.counts(gateway.mailboxes.home(&user));
+    assert_eq!((counts.resumes_from_cache.get(), counts.resumes_from_chatd.get()), (2, 0));
+    gateway.stop();
+}
+
+#[test]
+fn what_the_cache_does_not_know_is_asked_of_chatd() {
+    let gateway = Gateway::start(1, |_| {});
+    let (user, other) = (proto::id::new(), proto::id::new());
+    tail(&gateway, &[(0, 10)]);
+    let (_live, welcome) = welcomed(&gateway, other, gateway.hello(other));
+    for number in 11..=13 {
+        gateway.deliver(other, event(A, number));
+    }
+    let asks = |hello: Hello| {
+        let (client, _) = welcomed(&gateway, user, hello);
+        let ask = gateway.next_ask();
+        assert!(matches!(ask.kind, AskKind::Sync { resume: true, .. }));
+        drop(client);
+    };
+    // A hole before what the cache has, no watermark, and one that nobody gave.
+    let theirs = Delivery { offset: 14, ..gateway.delivery(vec![user], event(A, 14)) };
+    gateway.mailboxes.get(0).send(Mail::Deliver(theirs)).unwrap();
+    asks(resuming(&gateway, user, &welcome.watermark, 12));
+    asks(resuming(&gateway, user, &[], 13));
+    asks(resuming(&gateway, user, b"\x01garbage that is none", 13));
+    // Events of others are not told, whatever a client says that it has missed.
+    let stranger = proto::id::new();
+    let hello = resuming(&gateway, stranger, &welcome.watermark, 10);
+    let (mut client, _) = welcomed(&gateway, stranger, hello);
+    assert_eq!(synced(&mut client).verdicts[0].complete_to_sequence_number, 10);
+    gateway.stop();
+}

@@ -1,0 +1,163 @@
+//! Slow sessions where `ring.overflow` is `gap`, and what is given up first.
+
+use super::harness::{Client, Gateway, big_event, event, frame_bytes};
+use crate::close::Reason;
+use crate::config::Overflow;
+use crate::mail::{Delivery, Mail, Priority};
+use proto::Uuid;
+use proto::client::server_frame::Frame as Down;
+use proto::client::{Event, TypingChanged, event::Kind};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const A: Uuid = Uuid::from_u128(7);
+const B: Uuid = Uuid::from_u128(8);
+/// A queue that did not change for so long is behind a socket that is full.
+const STUCK: Duration = Duration::from_millis(300);
+
+fn deliver(gateway: &Gateway, user: Uuid, event: Event, priority: Priority) {
+    let delivery = Delivery { priority, ..gateway.delivery(vec![user], event) };
+    gateway.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+}
+
+/// Events that no reader takes, until the socket is full.
+fn fill_socket(gateway: &Gateway, user: Uuid) -> u64 {
+    for number in 1..=20 {
+        let frame = frame_bytes(Event { sequence_number: number, ..big_event(60_000) });
+        let delivery = Delivery { frame, ..gateway.delivery(vec![user], event(A, number)) };
+        gateway.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+    }
+    // What is left once nothing moves any more is what the socket did not take.
+    let mut before = (0, Instant::now());
+    while before.0 == 0 || before.1.elapsed() < STUCK {
+        let depth = gateway.counts(0).send_queue_depth.get();
+        if depth != before.0 {
+            before = (depth, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    20
+}
+
+#[test]
+fn a_slow_reader_is_told_of_its_gap_and_stays() {
+    let gateway = Gateway::start(1, |settings| {
+        settings.ring_entries = 16;
+        settings.overflow = Overflow::Gap;
+    });
+    let user = proto::id::new();
+    let mut client = Client::greeted(&gateway, user, true);
+    let mut last = 400;
+    for number in 1..=last {
+        let frame = frame_bytes(Event { sequence_number: number, ..big_event(60_000) });
+        let delivery = Delivery { frame, ..gateway.delivery(vec![user], event(A, number)) };
+        gateway.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+    }
+    while gateway.counts(0).rings_shed.get() == 0 {
+        std::thread::yield_now();
+    }
+    let (mut seen, mut gaps) = (BTreeSet::new(), Vec::new());
+    let mut newest = 0;
+    while newest < last {
+        match client.next() {
+            (0, Down::Event(event)) => {
+                assert!(event.sequence_number > newest, "{} again", event.sequence_number);
+                newest = event.sequence_number;
+                seen.insert(newest);
+            }
+            (0, Down::Gap(gap)) => {
+                assert_eq!(gap.conversation_id, A.as_bytes());
+                assert_eq!(gap.reason, Reason::BackpressureOverflow.text());
+                assert!(gap.from_sequence_number > newest);
+                newest = gap.to_sequence_number;
+                gaps.push(gap.from_sequence_number..=gap.to_sequence_number);
+            }
+            other => panic!("{other:?} came"),
+        }
+    }
+    let told = |number| seen.contains(&number) || gaps.iter().any(|gap| gap.contains(&number));
+    assert!((1..=last).all(told) && !gaps.is_empty(), "{seen:?} {gaps:?}");
+    last += 1;
+    gateway.deliver(user, event(A, last));
+    assert_eq!(client.next_sequence_number(), last);
+    assert_eq!(gateway.closes(Reason::BackpressureOverflow), 0);
+    gateway.stop();
+}
+
+#[test]
+fn high_priority_is_shed_last() {
+    let gateway = Gateway::start(1, |settings| {
+        settings.ring_entries = 64;
+        settings.ring_bytes_max = 1 << 24;
+        settings.overflow = Overflow::Gap;
+    });
+    let user = proto::id::new();
+    let mut client = Client::greeted(&gateway, user, true);
+    let filled = fill_socket(&gateway, user);
+    for number in 1..=3 {
+        deliver(&gateway, user, event(B, number), Priority::High);
+    }
+    for number in filled + 1..=filled + 100 {
+        deliver(&gateway, user, event(A, number), Priority::Normal);
+    }
+    let (mut high, mut gap_to) = (Vec::new(), 0);
+    while gap_to < filled + 100 {
+        match client.next() {
+            (0, Down::Event(event)) if event.conversation_id == B.as_bytes() => {
+                high.push(event.sequence_number);
+            }
+            (0, Down::Event(_)) => {}
+            (0, Down::Gap(gap)) => gap_to = gap.to_sequence_number,
+            other => panic!("{other:?} came"),
+        }
+    }
+    assert_eq!(high, [1, 2, 3]);
+    gateway.stop();
+}
+
+#[test]
+fn a_ring_full_of_what_cannot_be_synced_closes_all_the_same() {
+    let gateway = Gateway::start(1, |settings| {
+        settings.ring_entries = 64;
+        settings.ring_bytes_max = 1 << 24;
+        settings.overflow = Overflow::Gap;
+    });
+    let user = proto::id::new();
+    let mut client = Client::greeted(&gateway, user, true);
+    fill_socket(&gateway, user);
+    for _ in 0..100 {
+        deliver(&gateway, user, event(A, 0), Priority::Normal);
+    }
+    assert_eq!(client.close_code(), Some(4008));
+    gateway.stop();
+}
+
+fn typing(sender: u8, active: bool) -> Event {
+    let kind = Some(Kind::TypingChanged(TypingChanged { active }));
+    Event { kind, sender_id: vec![sender; 16], ..event(A, 0) }
+}
+
+#[test]
+fn of_ephemeral_events_about_the_same_a_slow_reader_gets_the_last() {
+    let gateway = Gateway::start(1, |settings| settings.ring_bytes_max = 1 << 24);
+    let user = proto::id::new();
+    let mut client = Client::greeted(&gateway, user, true);
+    let filled = fill_socket(&gateway, user);
+    for round in 0..50 {
+        deliver(&gateway, user, typing(1, round % 2 == 0), Priority::Ephemeral);
+    }
+    deliver(&gateway, user, typing(2, true), Priority::Ephemeral);
+    deliver(&gateway, user, event(A, filled + 1), Priority::Normal);
+    let mut notices = Vec::new();
+    loop {
+        let (0, Down::Event(event)) = client.next() else { panic!("an event is awaited") };
+        match event.kind {
+            Some(Kind::TypingChanged(typing)) => notices.push((event.sender_id[0], typing.active)),
+            _ if event.sequence_number > filled => break,
+            _ => {}
+        }
+    }
+    assert_eq!(notices, [(1, false), (2, true)]);
+    assert_eq!(gateway.counts(0).events_coalesced.get(), 49);
+    gateway.stop();
+}
