@@ -123,6 +123,7 @@ fn floor_specs(floor: &Floor, connections: u64, conversations: u64) -> Vec<Spec>
     let spec = |session: u64| Spec {
         address: floor.address,
         source: load::source(floor.address, count(session)),
+        tls: None,
         path: format!("/{}", session % conversations),
         token: String::new(),
     };
