@@ -35,6 +35,7 @@ impl Shard {
     }
 
     fn deliver_to(&mut self, slot: u32, handle: Handle, delivery: &Delivery) {
+        self.note_told(slot, delivery);
         if delivery.sequence_number > 0
             && let Some(catch_up) = self.table.session_mut(slot).and_then(|it| it.catch_up())
         {
@@ -59,6 +60,7 @@ impl Shard {
         }
         if self.enqueue(slot, handle, delivery.ephemeral) {
             self.counts.events_enqueued.increment();
+            self.tell_id_if_due(slot);
         }
     }
 

@@ -196,7 +196,12 @@ impl Shard {
             self.backlog_bytes -= before - catch_up.bytes();
             let encoding = connection.conn.encoding();
             let handle = match step {
-                Step::Frame(frame) => self.payloads.add_reply(&frame, encoding),
+                Step::Frame(frame) => {
+                    if let Some(told) = session.told() {
+                        told.frame(&frame);
+                    }
+                    self.payloads.add_reply(&frame, encoding)
+                }
                 Step::Event(handle) => {
                     self.counts.events_enqueued.increment();
                     handle

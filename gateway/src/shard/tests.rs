@@ -2,8 +2,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "the tests' own clock")]
 
+mod deflate;
+mod events;
 mod harness;
+mod hostile;
 mod limits;
+mod simulation;
 mod tls;
 
 use crate::close::Reason;
