@@ -122,7 +122,7 @@ fn is_key(key: &str) -> bool {
     key.len() == 24
         && key.ends_with("==")
         && key.bytes().take(22).all(is_base64)
-        && key.bytes().nth(21).is_some_and(is_last)
+        && key.as_bytes().get(21).copied().is_some_and(is_last)
 }
 
 pub(crate) fn check_origin(head: &Head<'_, '_>, origins: &[String]) -> Result<(), Refusal> {
