@@ -8,9 +8,12 @@ pub use types::*;
 use crate::limits::{
     API_ATTEMPTS_MAX, API_BODY_BYTES_MAX, API_CALL_MS_MAX, API_RETRY_MS_MIN, CONNECT_MS_MAX,
 };
+use crate::trust::Trust;
 use serde::{Deserialize, de::DeserializeOwned};
+use std::sync::Arc;
 use std::time::Duration;
 use ureq::http::{Method, Request, Response};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 /// Why a call did not succeed.
@@ -69,7 +72,7 @@ struct Call<'a> {
 #[derive(Debug, Clone)]
 pub struct Api {
     agent: Agent,
-    /// Base URLs, `http://HOST:PORT`.
+    /// Base URLs, `http://HOST:PORT` or `https://HOST:PORT`.
     urls: Vec<String>,
 }
 
@@ -84,14 +87,28 @@ struct Problem {
 }
 
 impl Api {
-    /// `urls` are base URLs, `http://HOST:PORT`, one a gateway: the first that can be reached
-    /// is asked.
+    /// `urls` are base URLs, `http://HOST:PORT` or `https://HOST:PORT`, one a gateway: the first that
+    /// can be reached is asked. The system says whose certificates are believed.
     #[must_use]
     pub fn new(urls: Vec<String>) -> Self {
+        Self::with_trust(urls, &Trust::default())
+    }
+
+    /// As [`Self::new`], believing what `trust` says.
+    #[must_use]
+    pub fn with_trust(urls: Vec<String>, trust: &Trust) -> Self {
+        let mut tls = TlsConfig::builder()
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        if urls.iter().any(|url| url.starts_with("https://")) {
+            let roots = trust.roots().iter();
+            let roots = roots.map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect();
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(roots)));
+        }
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
+            .tls_config(tls.build())
             .timeout_connect(Some(Duration::from_millis(CONNECT_MS_MAX)))
             .timeout_global(Some(Duration::from_millis(API_CALL_MS_MAX)))
             .user_agent(concat!("realchat-rust/", env!("CARGO_PKG_VERSION")))

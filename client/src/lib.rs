@@ -24,10 +24,12 @@ pub mod api;
 pub mod core;
 pub mod limits;
 mod session;
+mod trust;
 mod update;
 
 pub use api::{Api, ApiError};
 pub use core::TokenFailure;
 pub use proto::Uuid;
 pub use session::{Events, Hook, Options, Pending, Session, TokenSource, Waited, websocket_url};
+pub use trust::Trust;
 pub use update::{Delivery, Notice, Path, SendError, SendOutcome, Update};

@@ -11,6 +11,7 @@ pub use queue::{Events, Waited};
 
 use crate::core::{Config, Core, Input, TokenFailure};
 use crate::limits::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, PENDING_SENDS_MAX, THREAD_STACK_BYTES};
+use crate::trust::Trust;
 use crate::update::{Notice, SendError, SendOutcome};
 use driver::{Driver, Mail, Shared};
 use proto::Uuid;
@@ -33,9 +34,11 @@ pub type Hook = Arc<dyn Fn(&Notice) + Send + Sync>;
 /// How a session is to run.
 #[derive(Clone)]
 pub struct Options {
-    /// `ws://HOST:PORT/v1/connect`, one a gateway. The first is tried first, and every reconnect
+    /// `ws://HOST:PORT/v1/connect` or `wss://...`, one a gateway. The first is tried first, and every reconnect
     /// goes to the next one.
     pub urls: Vec<String>,
+    /// Whose certificates are believed, for `wss://`.
+    pub trust: Trust,
     pub token: TokenSource,
     /// What the application has already: the last sequence number of each conversation.
     pub cursors: BTreeMap<Uuid, u64>,
@@ -64,6 +67,7 @@ impl Options {
     pub fn new(urls: Vec<String>, token: TokenSource) -> Self {
         Self {
             urls,
+            trust: Trust::default(),
             token,
             cursors: BTreeMap::new(),
             resume: false,
@@ -112,7 +116,7 @@ impl Session {
     /// nobody is interested in them.
     ///
     /// # Errors
-    /// A URL that is no `ws://` URL, no URL at all, or no thread.
+    /// A URL that is no `ws://` or `wss://` URL, no URL at all, or no thread.
     pub fn connect(options: Options) -> io::Result<(Self, Events)> {
         if options.urls.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no URL to connect to"));

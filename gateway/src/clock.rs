@@ -21,14 +21,25 @@ impl Now {
 
 pub(crate) struct Clock {
     started: Instant,
+    /// What a simulation says the time is.
+    #[cfg(test)]
+    pub(crate) simulated: Option<Now>,
 }
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self { started: Instant::now() }
+        Self {
+            started: Instant::now(),
+            #[cfg(test)]
+            simulated: None,
+        }
     }
 
     pub(crate) fn now(&self) -> Now {
+        #[cfg(test)]
+        if let Some(now) = self.simulated {
+            return now;
+        }
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Now { ms, wall_us: daemon::clock::now_us() }
     }

@@ -170,6 +170,19 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "A ping that is not answered for so long closes the session.",
     },
     Key {
+        name: "events.heartbeat_ms",
+        kind: Kind::Integer { min: 100, max: 600_000 },
+        default: "15000",
+        doc: "A stream of server-sent events gets a comment this often.",
+    },
+    Key {
+        name: "permessage_deflate",
+        kind: Kind::Boolean,
+        default: "false",
+        doc: "Compress messages of WebSocket clients that offer it (RFC 7692, without context \
+              takeover): fewer bytes for more CPU time.",
+    },
+    Key {
         name: "write_ms",
         kind: Kind::Integer { min: 100, max: 600_000 },
         default: "10000",
@@ -244,11 +257,17 @@ pub(crate) const KEYS: &[Key] = &[
 ];
 
 /// What a client may send.
-const FRAMES: FrameLimits =
-    FrameLimits { message_bytes_max: CLIENT_FRAME_BYTES_MAX, fragments_max: FRAGMENTS_MAX };
+const FRAMES: FrameLimits = FrameLimits {
+    message_bytes_max: CLIENT_FRAME_BYTES_MAX,
+    fragments_max: FRAGMENTS_MAX,
+    inflates: false,
+};
 /// What a conformance suite may send.
-const ECHO_FRAMES: FrameLimits =
-    FrameLimits { message_bytes_max: 64 * 1024 * 1024, fragments_max: 1024 * 1024 };
+const ECHO_FRAMES: FrameLimits = FrameLimits {
+    message_bytes_max: 64 * 1024 * 1024,
+    fragments_max: 1024 * 1024,
+    inflates: false,
+};
 
 /// What happens when a ring is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +298,8 @@ pub(crate) struct Settings {
     pub(crate) hello_ms: u64,
     pub(crate) ping_ms: u64,
     pub(crate) pong_ms: u64,
+    /// Between two comments in a stream of server-sent events.
+    pub(crate) events_ms: u64,
     pub(crate) write_ms: u64,
     /// The clients' reconnects are spread over this.
     pub(crate) drain_ms: u64,
@@ -309,6 +330,7 @@ impl Settings {
                 frames: if echo { ECHO_FRAMES } else { FRAMES },
                 origins: config.list("origins").to_vec(),
                 proxies,
+                deflate: config.boolean("permessage_deflate"),
                 echo,
             },
             sessions_max: config.count("sessions_max"),
@@ -323,6 +345,7 @@ impl Settings {
             hello_ms: config.integer("hello_ms"),
             ping_ms: config.integer("heartbeat.ping_ms"),
             pong_ms: config.integer("heartbeat.pong_ms"),
+            events_ms: config.integer("events.heartbeat_ms"),
             write_ms: config.integer("write_ms"),
             drain_ms,
             // The rest is for the last commits and reports.

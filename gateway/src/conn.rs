@@ -6,10 +6,12 @@ mod socket;
 
 use crate::clock::Now;
 use crate::close::Reason;
+use crate::inbound::events;
 use crate::inbound::frame::{FrameLimits, Pool};
 use crate::inbound::message::Refused;
 use crate::inbound::proxy::Proxies;
 use crate::inbound::upgrade::Encoding;
+use crate::outbound::deflate::Deflater;
 use crate::rate::Limits;
 use bytes::Bytes;
 use http::Http;
@@ -24,6 +26,8 @@ pub(crate) struct Policy {
     /// Foreign origins that may connect.
     pub(crate) origins: Vec<String>,
     pub(crate) proxies: Proxies,
+    /// Compress messages of those who offer it.
+    pub(crate) deflate: bool,
     /// Messages are sent back as they came, without a hello: the conformance profile.
     pub(crate) echo: bool,
 }
@@ -35,6 +39,8 @@ pub(crate) enum Effect {
     Write(Bytes),
     /// Ask chatd; [`Conn::respond`] brings the answer.
     Ask(Box<proto::link::Http>),
+    /// Begin a stream of server-sent events; [`Conn::begin_stream`] or [`Conn::respond`] follows.
+    Stream(Box<events::Request>),
     /// A frame of the client protocol. The first one is a hello: nothing more is taken from the
     /// bytes until [`Conn::go_on`].
     Frame(ClientFrame),
@@ -84,6 +90,8 @@ enum Pause {
 enum Phase {
     Http(Box<Http>),
     Socket(Socket),
+    /// Server-sent events: what comes in is thrown away.
+    Stream,
     Closing,
 }
 
@@ -106,6 +114,7 @@ pub(crate) struct Lent<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) limits: &'a Limits,
     pub(crate) pool: &'a mut Pool,
+    pub(crate) deflater: &'a mut Deflater,
     pub(crate) effects: &'a mut Vec<Effect>,
 }
 
@@ -140,7 +149,7 @@ impl Conn {
             let (taken, next) = match &mut self.phase {
                 Phase::Http(http) => http.take(rest, lent),
                 Phase::Socket(socket) => socket.take(rest, lent),
-                Phase::Closing => (rest.len(), Next::Stay),
+                Phase::Stream | Phase::Closing => (rest.len(), Next::Stay),
             };
             match next {
                 Next::Stay => {}
@@ -178,6 +187,14 @@ impl Conn {
         if self.pause == Pause::Hello {
             self.pause = Pause::None;
         }
+    }
+
+    /// The stream that was asked for begins.
+    pub(crate) fn begin_stream(&mut self) {
+        self.phase = Phase::Stream;
+        self.pause = Pause::None;
+        self.encoding = Some(Encoding::Events);
+        self.stash = None;
     }
 
     /// chatd's answer came, and `response` makes the bytes of it: whether the request was HEAD and
@@ -222,7 +239,12 @@ impl Conn {
 
     /// Whether this is, or was until it began to close, a WebSocket connection.
     pub(crate) fn is_socket(&self) -> bool {
-        self.encoding.is_some()
+        self.encoding.is_some_and(Encoding::is_socket)
+    }
+
+    /// Whether this is, or was until it began to close, a stream of server-sent events.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.encoding == Some(Encoding::Events)
     }
 
     /// How frames are written; of no meaning before the upgrade.
@@ -233,6 +255,7 @@ impl Conn {
     pub(crate) fn stage(&self) -> Stage {
         match (&self.phase, self.pause) {
             (Phase::Closing, _) => Stage::Closing,
+            (Phase::Stream, _) => Stage::Session,
             (Phase::Socket(socket), _) if socket.is_greeted() => Stage::Session,
             (Phase::Socket(_), _) => Stage::Hello,
             (Phase::Http(_), Pause::Answer | Pause::Written) => Stage::Answer,

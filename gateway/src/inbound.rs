@@ -1,6 +1,10 @@
 //! What comes in: requests and frames of clients, and what is asked of chatd for them.
 
+pub(crate) mod events;
+pub(crate) mod extension;
 pub(crate) mod frame;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod http;
 pub(crate) mod listen;
 pub(crate) mod message;

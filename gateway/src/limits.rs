@@ -45,6 +45,22 @@ pub(crate) const CONTROL_FRAMES_MAX: u16 = 200;
 /// The window in which control frames are counted.
 pub(crate) const CONTROL_WINDOW_MS: u64 = 10_000;
 
+/// A message of fewer bytes is not compressed.
+pub(crate) const DEFLATE_BYTES_MIN: usize = 64;
+/// Room for what compressing adds to a message that cannot be compressed, besides an eighth of it.
+pub(crate) const DEFLATE_ROOM_BYTES: usize = 256;
+/// A client's message grows by no more than this when it is inflated...
+pub(crate) const INFLATE_RATIO_MAX: usize = 100;
+/// ...except up to this size.
+pub(crate) const INFLATE_RATIO_FREE_BYTES: usize = 8 * 1024;
+/// Output of one step of inflating.
+pub(crate) const INFLATE_STEP_BYTES: usize = 16 * 1024;
+
+/// Conversations that the id of a stream of server-sent events can name; it comes back in a header.
+pub(crate) const EVENTS_CURSORS_MAX: usize = 160;
+/// Live events of such a stream between two ids.
+pub(crate) const EVENTS_PER_ID: u32 = 32;
+
 /// Requests of one session that chatd or presenced has not yet answered.
 pub(crate) const IN_FLIGHT_MAX: u8 = 64;
 /// Events that wait for one session while it resumes.

@@ -15,6 +15,7 @@ mod answer;
 mod close;
 mod deliver;
 mod encrypted;
+mod events;
 mod flush;
 mod frames;
 pub(crate) mod handover;
@@ -37,6 +38,7 @@ use crate::limits::{POLL_EVENTS_MAX, POLL_MS_MAX, READ_BYTES};
 use crate::mail::{Ask, SessionRef};
 use crate::mailbox::{Inbox, Mailboxes};
 use crate::metrics::{GatewayMetrics, ShardMetrics};
+use crate::outbound::deflate::Deflater;
 use crate::outbound::payload::{Handle, Payloads};
 use crate::outbound::ring::{RingLimits, Rings};
 use crate::progress::Progress;
@@ -112,6 +114,8 @@ pub(crate) struct Shard {
     /// Shared by all connections while they are read.
     read_buffer: Box<[u8]>,
     pool: Pool,
+    /// For the conformance profile.
+    deflater: Deflater,
     effects: Vec<Effect>,
     /// Connections to be read, to be flushed, and whose time has come.
     ready: Vec<u32>,
@@ -164,6 +168,7 @@ impl Shard {
             ping,
             read_buffer: vec![0; READ_BYTES].into(),
             pool: Pool::default(),
+            deflater: Deflater::default(),
             effects: Vec::new(),
             ready: Vec::new(),
             dirty: Vec::new(),

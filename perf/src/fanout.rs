@@ -123,6 +123,7 @@ fn floor_side((connections, conversations): (usize, usize), ids: &[Uuid]) -> Out
     let spec = |session: usize| load::Spec {
         address,
         source: load::source(address, session),
+        tls: None,
         path: format!("/{}", session % conversations),
         token: String::new(),
         hello: load::live(),

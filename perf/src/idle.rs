@@ -23,6 +23,7 @@ struct Report {
     cpu_percent: f64,
     seconds: u64,
     gateways: usize,
+    tls: bool,
     sessions_closed: u64,
     bytes_user_before: u64,
     bytes_user_after: u64,
@@ -48,11 +49,19 @@ pub(crate) fn run(options: &IdleOptions) -> Outcome {
     let connections =
         within("--connections", options.connections, 1..=process::connections_max()?)?;
     let seconds = seconds(options.seconds)?;
-    let stack = Stack::of(&options.common, 1)?;
+    let stack = if options.tls {
+        Stack::with_tls(&options.common, 1)?
+    } else {
+        Stack::of(&options.common, 1)?
+    };
     let minter = Minter::open(&stack.signing_key()?)?;
-    let gateways = stack.gateways()?;
+    let gateways = if options.tls { stack.tls_gateways()? } else { stack.gateways()? };
+    let tls = options.tls.then(|| stack.tls_config()).transpose()?;
     let specs = |connections: usize| -> Outcome<Vec<Spec>> {
-        load::specs(&gateways, &minter, (0..connections).map(|_| proto::id::new()))
+        let users = (0..connections).map(|_| proto::id::new());
+        let mut specs = load::specs(&gateways, &minter, users)?;
+        specs.iter_mut().for_each(|spec| spec.tls.clone_from(&tls));
+        Ok(specs)
     };
     progress!("perf: warming up with {IDLE_WARM_UP_CONNECTIONS} sessions");
     let mut quiet = Quiet::default();
@@ -91,6 +100,7 @@ pub(crate) fn run(options: &IdleOptions) -> Outcome {
         cpu_percent: rounded(per(cpu_ns / 1_000, wall_us) * 100.0),
         seconds,
         gateways: pids.len(),
+        tls: options.tls,
         sessions_closed: quiet.closed,
         bytes_user_before: user_before,
         bytes_user_after: user_after,

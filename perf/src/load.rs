@@ -12,6 +12,7 @@ pub(crate) mod codec;
 mod driver;
 mod session;
 pub(crate) mod tracker;
+mod transport;
 
 pub(crate) use driver::{Driver, Handler};
 pub(crate) use session::{Pace, Spec};
@@ -34,6 +35,7 @@ pub(crate) fn specs(
         specs.push(Spec {
             address: gateways[index % gateways.len()],
             source: source(gateways[index % gateways.len()], index),
+            tls: None,
             path: "/v1/connect".into(),
             token: minter.mint(user, proto::id::new())?,
             hello: live(),

@@ -112,6 +112,9 @@ pub(crate) struct IdleOptions {
     /// Quiet seconds over which CPU time is taken
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) seconds: u64,
+    /// Over TLS; a stack that --dir names must have been brought up with scripts/up --tls
+    #[arg(long)]
+    pub(crate) tls: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,14 +3,16 @@
 use crate::failure::{Context, Failure, Outcome};
 use crate::options::{Common, within};
 use crate::report::progress;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Ports that a stack uses, from its base on (scripts/up).
-const STACK_PORTS: u16 = 29;
+const STACK_PORTS: u16 = 40;
 const GATEWAYS_MAX: u64 = 10;
 /// The daemons, gateways aside, by the prefix of their keys.
 const DAEMONS: [&str; 3] = ["CHATD", "RELAY", "PRESENCED"];
@@ -36,6 +38,15 @@ pub(crate) struct Link {
 impl Stack {
     /// The stack that was named, or a new one with `gateways` unless the options say otherwise.
     pub(crate) fn of(common: &Common, gateways: u64) -> Outcome<Self> {
+        Self::find_or_make(common, gateways, &[])
+    }
+
+    /// The same, with gateways that also speak TLS.
+    pub(crate) fn with_tls(common: &Common, gateways: u64) -> Outcome<Self> {
+        Self::find_or_make(common, gateways, &["--tls"])
+    }
+
+    fn find_or_make(common: &Common, gateways: u64, more: &[&str]) -> Outcome<Self> {
         if let Some(dir) = &common.dir {
             if let Some(gateways) = common.gateways {
                 return Err(Failure::Usage(format!(
@@ -47,10 +58,10 @@ impl Stack {
             return Ok(stack);
         }
         let gateways = within("--gateways", common.gateways.unwrap_or(gateways), 1..=GATEWAYS_MAX)?;
-        Self::bring_up(gateways)
+        Self::bring_up(gateways, more)
     }
 
-    fn bring_up(gateways: u64) -> Outcome<Self> {
+    fn bring_up(gateways: u64, more: &[&str]) -> Outcome<Self> {
         let scripts = scripts()?;
         let dir = std::env::temp_dir().join(format!("realchat-perf-{}", proto::id::new()));
         take_down_on_signals(&scripts, &dir)?;
@@ -59,6 +70,7 @@ impl Stack {
         progress!("perf: bringing a stack up in {} at port {base}", stack.dir.display());
         let status = Command::new(scripts.join("up"))
             .args(["--bare", "--port-base", &base.to_string()])
+            .args(more)
             .args(["--gateways", &gateways.to_string(), "--dir"])
             .arg(&stack.dir)
             .stdin(Stdio::null())
@@ -101,6 +113,27 @@ impl Stack {
             return Err(Failure::Unreachable("the stack has no gateway".into()));
         }
         Ok(addresses)
+    }
+
+    /// Where the gateways listen for TLS.
+    pub(crate) fn tls_gateways(&self) -> Outcome<Vec<SocketAddr>> {
+        let Ok(urls) = self.get("REALCHAT_TLS_URLS") else {
+            let words = "the stack speaks no TLS; bring it up with scripts/up --tls";
+            return Err(Failure::Unreachable(words.into()));
+        };
+        urls.split_whitespace().map(address).collect()
+    }
+
+    /// A TLS client that believes the stack's certificate.
+    pub(crate) fn tls_config(&self) -> Outcome<Arc<ClientConfig>> {
+        let path = self.get("REALCHAT_CA_FILE")?;
+        let certificate = CertificateDer::from_pem_file(&path).reaching(&path)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).reaching(&path)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().doing("TLS")?;
+        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     }
 
     /// Base URLs of the gateways.
@@ -182,8 +215,10 @@ fn assignment(line: &str) -> Option<(String, String)> {
 
 /// The address of `http://host:port`.
 fn address(url: &str) -> Outcome<SocketAddr> {
-    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let mut addresses = host.to_socket_addrs().reaching(url)?;
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let host = host.unwrap_or(url).trim_end_matches('/');
+    // The stack listens on IPv4.
+    let mut addresses = host.to_socket_addrs().reaching(url)?.filter(SocketAddr::is_ipv4);
     addresses.next().ok_or_else(|| Failure::Unreachable(format!("{url} has no address")))
 }
 

@@ -6,8 +6,8 @@ ROOT=$(cd -- "$SCRIPTS/.." && pwd)
 BINARIES=${CARGO_TARGET_DIR:-$ROOT/target}/release
 PORT_BASE_DEFAULT=8080
 PORT_BASE_MIN=1024
-# The last port of a stack is its base + 28.
-PORT_BASE_MAX=65507
+# The last port of a stack is its base + 39, with TLS.
+PORT_BASE_MAX=65496
 GATEWAYS_MAX=10
 export SCRIPTS ROOT BINARIES PORT_BASE_DEFAULT PORT_BASE_MIN PORT_BASE_MAX GATEWAYS_MAX
 

@@ -46,10 +46,27 @@ presenced_config() { # DIR
 gateway_config() { # DIR NAME
   printf 'listen = ["127.0.0.1:%s"]\ndrain_ms = 2000\n' "$(part_port "$2")"
   common_config "$2"
+  if [[ -n $TLS ]]; then
+    printf '[tls]\nlisten = ["127.0.0.1:%s"]\ncertificate = %s\nkey = %s\n' "$(tls_port "$2")" \
+      "$(toml_string "$1/tls/certificate.pem")" "$(toml_string "$1/tls/key.pem")"
+  fi
   printf '[link]\nsecret = %s\n' "$(toml_string "$(secret "$1" link)")"
   printf '[chatd]\nlink = "127.0.0.1:%s"\n' "$(part_port chatd)"
   printf '[presenced]\nlink = "127.0.0.1:%s"\n' "$(part_port presenced)"
   printf '[kafka]\nbrokers = %s\n' "$(toml_list "$(kafka_brokers)")"
+}
+
+# A certificate for this machine that signs itself, unless the folder has one already.
+tls_prepare() { # DIR
+  local folder=$1/tls log=$1/logs/tls.log
+  [[ -n $TLS && ! -s $folder/certificate.pem ]] || return 0
+  (umask 077 && mkdir -p -- "$folder")
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 3650 \
+    -config <(printf '%s\n' '[req]' 'distinguished_name=name' 'x509_extensions=extensions' 'prompt=no' \
+      '[name]' 'CN=localhost' '[extensions]' 'basicConstraints=critical,CA:FALSE' \
+      'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:0:0:0:0:0:0:0:1') \
+    -keyout "$folder/key.pem" -out "$folder/certificate.pem" </dev/null >"$log" 2>&1 ||
+    fail "no certificate could be made: $(tail -n 1 -- "$log"); see $log"
 }
 
 # Writes a daemon's file and lets the daemon itself check it.

@@ -20,6 +20,7 @@ missing_part_packages() {
     if ! command -v java >/dev/null; then echo default-jre-headless; fi
     if ! kafka_has_libs && ! command -v mvn >/dev/null; then echo maven; fi
   fi
+  if [[ -n $TLS ]] && ! command -v openssl >/dev/null; then echo openssl; fi
   if is_root && ! command -v setpriv >/dev/null; then echo util-linux; fi
 }
 

@@ -19,6 +19,7 @@ parse() { # WORD...
     case $1 in
       -h | --help) usage && exit 0 ;;
       --bare) BARE=1 && shift && continue ;;
+      --tls) GIVEN[TLS]=yes && shift && continue ;;
       --dir | --dir=* | --port-base | --port-base=* | --gateways | --gateways=*) take_value "$@" ;;
       --postgres | --postgres=* | --kafka | --kafka=* | --redis | --redis=*) take_value "$@" ;;
       *) fail_usage "unknown option '$1'; try scripts/up --help" ;;

@@ -4,16 +4,19 @@
 # The settings of a stack are the variables below; DIR/settings keeps them from one start to the
 # next. An empty URL means that the stack runs that part itself.
 
-SETTINGS=(PORT_BASE GATEWAYS POSTGRES_URL KAFKA_BROKERS REDIS_URL)
+SETTINGS=(PORT_BASE GATEWAYS TLS POSTGRES_URL KAFKA_BROKERS REDIS_URL)
 declare -A DEFAULTS=(
-  [PORT_BASE]=$PORT_BASE_DEFAULT [GATEWAYS]=1 [POSTGRES_URL]='' [KAFKA_BROKERS]='' [REDIS_URL]=''
+  [PORT_BASE]=$PORT_BASE_DEFAULT [GATEWAYS]=1 [TLS]='' [POSTGRES_URL]='' [KAFKA_BROKERS]=''
+  [REDIS_URL]=''
 )
 declare -A OPTIONS=(
-  [PORT_BASE]=--port-base [GATEWAYS]=--gateways [POSTGRES_URL]=--postgres
+  [PORT_BASE]=--port-base [GATEWAYS]=--gateways [TLS]=--tls [POSTGRES_URL]=--postgres
   [KAFKA_BROKERS]=--kafka [REDIS_URL]=--redis
 )
 PORT_BASE=${DEFAULTS[PORT_BASE]}
 GATEWAYS=${DEFAULTS[GATEWAYS]}
+# Not empty: the gateways speak TLS, too.
+TLS=${DEFAULTS[TLS]}
 POSTGRES_URL=${DEFAULTS[POSTGRES_URL]}
 KAFKA_BROKERS=${DEFAULTS[KAFKA_BROKERS]}
 REDIS_URL=${DEFAULTS[REDIS_URL]}
@@ -57,7 +60,9 @@ stack_parts() {
 # The ports that a part listens on; the first is the one that others use.
 part_ports() { # NAME
   case $1 in
-    gateway-*) echo $((PORT_BASE + ${1#*-} - 1)) $((PORT_BASE + 9 + ${1#*-})) ;;
+    gateway-*)
+      echo $((PORT_BASE + ${1#*-} - 1)) ${TLS:+"$(tls_port "$1")"} $((PORT_BASE + 9 + ${1#*-}))
+      ;;
     chatd) echo $((PORT_BASE + 20)) $((PORT_BASE + 21)) ;;
     presenced) echo $((PORT_BASE + 22)) $((PORT_BASE + 23)) ;;
     relay) echo $((PORT_BASE + 24)) ;;
@@ -65,6 +70,10 @@ part_ports() { # NAME
     redis) echo $((PORT_BASE + 26)) ;;
     kafka) echo $((PORT_BASE + 27)) $((PORT_BASE + 28)) ;;
   esac
+}
+
+tls_port() { # GATEWAY
+  printf '%s' $((PORT_BASE + 29 + ${1#*-}))
 }
 
 part_port() { # NAME
@@ -131,6 +140,13 @@ env_pairs() { # DIR
     DATABASE_URL "$(database_url "$dir")" \
     KAFKA_BROKERS "$(kafka_brokers)" \
     REDIS_URL "$(redis_url_in_use "$dir")"
+  if [[ -n $TLS ]]; then
+    urls=''
+    for ((number = 1; number <= GATEWAYS; number++)); do
+      urls+="${urls:+ }https://localhost:$(tls_port "gateway-$number")"
+    done
+    printf '%s %s\n' REALCHAT_TLS_URLS "$urls" REALCHAT_CA_FILE "$dir/tls/certificate.pem"
+  fi
   while IFS= read -r name; do
     if [[ $name =~ ^(chatd|relay|presenced|gateway-.*)$ ]]; then
       printf '%s_ADMIN_URL http://127.0.0.1:%s\n' "$(env_prefix "$name")" "$(admin_port "$name")"

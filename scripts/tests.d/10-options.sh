@@ -12,8 +12,8 @@ new=$scratch/new
 
 refuses 2 "unknown option '--prot'" "$SCRIPTS/up" --prot 9000
 refuses 2 '--port-base needs a value' "$SCRIPTS/up" --port-base
-refuses 2 'a whole number from 1024 to 65507' "$SCRIPTS/up" --dir "$new" --port-base 65508
-refuses 2 'a whole number from 1024 to 65507' "$SCRIPTS/up" --dir "$new" --port-base ten
+refuses 2 'a whole number from 1024 to 65496' "$SCRIPTS/up" --dir "$new" --port-base 65497
+refuses 2 'a whole number from 1024 to 65496' "$SCRIPTS/up" --dir "$new" --port-base ten
 refuses 2 'a whole number from 1 to 10' "$SCRIPTS/up" --dir "$new" --gateways 0
 refuses 2 'begins with postgres://' "$SCRIPTS/up" --dir "$new" --postgres localhost
 refuses 2 'HOST:PORT' "$SCRIPTS/up" --dir "$new" --kafka localhost

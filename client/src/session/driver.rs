@@ -6,6 +6,7 @@ use super::queue::Queue;
 use super::{Options, TokenSource};
 use crate::core::{Action, Core, DialFailure, Input};
 use crate::limits::{PENDING_SENDS_MAX, READS_PER_TURN_MAX, THREAD_STACK_BYTES, WRITE_MS_MAX};
+use crate::trust::Trust;
 use crate::update::{SendError, SendOutcome, Update};
 use mio::unix::SourceFd;
 use mio::{Events as Readiness, Interest, Poll, Token, Waker};
@@ -100,6 +101,7 @@ pub(super) struct Driver {
     poll: Poll,
     began: Instant,
     urls: Arc<Vec<String>>,
+    trust: Trust,
     token: TokenSource,
     hook: Option<super::Hook>,
     link: Option<Link>,
@@ -123,6 +125,7 @@ impl Driver {
             poll,
             began: Instant::now(),
             urls: Arc::new(options.urls),
+            trust: options.trust,
             token: options.token,
             hook: options.hook,
             link: None,
@@ -175,7 +178,8 @@ impl Driver {
             if event.token() == SOCKET
                 && let Some(link) = &mut self.link
             {
-                link.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+                // Also when it can be written: a read over TLS may have waited for that.
+                link.readable = true;
             }
         }
     }
@@ -336,13 +340,13 @@ impl Driver {
     /// Token and connect may block, so they have a thread of their own.
     fn dial(&self, attempt: u64, url: usize, fresh_token: bool) {
         let (shared, token) = (Arc::clone(&self.shared), Arc::clone(&self.token));
-        let urls = Arc::clone(&self.urls);
+        let (urls, trust) = (Arc::clone(&self.urls), self.trust.clone());
         let work = move || {
             let outcome = token(fresh_token).map_err(DialFailure::Token).and_then(|token| {
                 let url = urls.get(url).map_or("", String::as_str);
                 let target = Target::parse(url)
                     .map_err(|problem| DialFailure::Connect { problem, status: None })?;
-                target.dial(&token).map(Box::new)
+                target.dial(&token, &trust).map(Box::new)
             });
             shared.post(Mail::Dialed { attempt, outcome });
         };

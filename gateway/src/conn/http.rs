@@ -2,10 +2,11 @@
 
 use super::{Effect, Lent, Next, Pause, Socket, Stage};
 use crate::close::Reason;
+use crate::inbound::events;
 use crate::inbound::http::{self, Head, Refusal};
 use crate::inbound::respond::{self, Response};
 use crate::inbound::route::{self, Route};
-use crate::inbound::upgrade;
+use crate::inbound::upgrade::{self, Upgrade};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use bytes::Bytes;
 use std::net::IpAddr;
@@ -71,6 +72,8 @@ impl Http {
         }
         match route::route(head, lent.policy.echo) {
             Route::Answered(response) => {
+                // As the response says.
+                self.keep_alive &= !response.closes();
                 write(response, lent);
                 Next::Pause(Pause::Written)
             }
@@ -78,17 +81,13 @@ impl Http {
                 lent.effects.push(Effect::Ask(Box::new(route::to_link(head, body, client))));
                 Next::Pause(Pause::Answer)
             }
-            Route::Upgrade => match upgrade::negotiate(head, &lent.policy.origins) {
-                Ok(upgrade) => {
-                    lent.effects.push(Effect::Write(upgrade.response.into()));
-                    let socket = Socket::new(upgrade.encoding, upgrade.token, lent.policy.echo);
-                    Next::Upgrade(upgrade.encoding, socket)
+            Route::Upgrade => upgraded(head, lent),
+            Route::Events => match events::request(head, &lent.policy.origins) {
+                Ok(request) => {
+                    lent.effects.push(Effect::Stream(Box::new(request)));
+                    Next::Pause(Pause::Answer)
                 }
-                Err(refusal) if refusal.status == 405 => refuse(&refusal, "allow: GET\r\n", lent),
-                Err(refusal) => {
-                    let headers = "upgrade: websocket\r\nsec-websocket-version: 13\r\n";
-                    refuse(&refusal, if refusal.status == 426 { headers } else { "" }, lent)
-                }
+                Err(refusal) => refuse(&refusal, "", lent),
             },
         }
     }
@@ -116,6 +115,20 @@ impl Http {
     }
 }
 
+fn upgraded(head: &Head<'_, '_>, lent: &mut Lent<'_>) -> Next {
+    match upgrade::negotiate(head, &lent.policy.origins, lent.policy.deflate) {
+        Ok(upgrade) => {
+            let Upgrade { encoding, token, inflates, response } = upgrade;
+            lent.effects.push(Effect::Write(response.into()));
+            Next::Upgrade(encoding, Socket::new(encoding, token, inflates, lent.policy.echo))
+        }
+        Err(refusal) => {
+            let headers = "upgrade: websocket\r\nsec-websocket-version: 13\r\n";
+            refuse(&refusal, if refusal.status == 426 { headers } else { "" }, lent)
+        }
+    }
+}
+
 fn write(response: Response, lent: &mut Lent<'_>) {
     lent.effects.push(Effect::Write(response.head));
     if !response.body.is_empty() {
@@ -124,6 +137,7 @@ fn write(response: Response, lent: &mut Lent<'_>) {
 }
 
 fn refuse(refusal: &Refusal, headers: &str, lent: &mut Lent<'_>) -> Next {
+    let headers = if refusal.status == 405 { "allow: GET\r\n" } else { headers };
     write(respond::problem(refusal, headers, false), lent);
     lent.effects.push(Effect::Close(Reason::HttpRefused, None));
     Next::Close

@@ -3,7 +3,7 @@
 
 use super::{Effect, Lent, Next, Pause};
 use crate::close::Reason;
-use crate::inbound::frame::{Decoder, Incoming};
+use crate::inbound::frame::{Decoder, FrameLimits, Incoming};
 use crate::inbound::message::{self, Refused};
 use crate::inbound::upgrade::Encoding;
 use crate::limits::{CONTROL_FRAMES_MAX, CONTROL_WINDOW_MS};
@@ -20,6 +20,8 @@ pub(super) struct Socket {
     window: u32,
     control_frames: u16,
     encoding: Encoding,
+    /// Compressed messages are agreed on.
+    inflates: bool,
     greeted: bool,
 }
 
@@ -29,7 +31,12 @@ struct Offer {
 
 impl Socket {
     /// In the echo profile no hello is awaited.
-    pub(super) fn new(encoding: Encoding, token: Option<String>, echo: bool) -> Self {
+    pub(super) fn new(
+        encoding: Encoding,
+        token: Option<String>,
+        inflates: bool,
+        echo: bool,
+    ) -> Self {
         let offer = token.map(|token| Box::new(Offer { token }));
         Self {
             decoder: Decoder::default(),
@@ -37,6 +44,7 @@ impl Socket {
             window: 0,
             control_frames: 0,
             encoding,
+            inflates,
             greeted: echo,
         }
     }
@@ -51,18 +59,21 @@ impl Socket {
 
     pub(super) fn take(&mut self, bytes: &mut [u8], lent: &mut Lent<'_>) -> (usize, Next) {
         let mut used = 0;
+        let limits = FrameLimits { inflates: self.inflates, ..lent.policy.frames };
         loop {
-            let incoming = match self.decoder.next(bytes, &mut used, lent.policy.frames, lent.pool)
-            {
+            let incoming = match self.decoder.next(bytes, &mut used, limits, lent.pool) {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return (used, Next::Stay),
                 Err(reason) => return (bytes.len(), close(reason, None, lent)),
             };
+            let deflater = self.encoding.is_deflated().then_some(&mut *lent.deflater);
             let outcome = match incoming {
                 Incoming::Text(text) if lent.policy.echo => {
-                    Taken::Echo(encode::echo(true, text.as_bytes()))
+                    Taken::Echo(encode::echo(true, text.as_bytes(), deflater))
                 }
-                Incoming::Binary(it) if lent.policy.echo => Taken::Echo(encode::echo(false, it)),
+                Incoming::Binary(it) if lent.policy.echo => {
+                    Taken::Echo(encode::echo(false, it, deflater))
+                }
                 Incoming::Text(text) => message::check_kind(true, self.encoding)
                     .map_or_else(Taken::Violation, |()| Taken::Frame(message::from_text(text))),
                 Incoming::Binary(it) => message::check_kind(false, self.encoding)

@@ -1,5 +1,6 @@
 use super::*;
 use crate::limits::{CONTROL_FRAMES_MAX, HEAD_BYTES_MAX};
+use crate::outbound::deflate::Deflater;
 use crate::rate::Allowed;
 use proto::Message;
 use proto::client::client_frame::Frame;
@@ -12,9 +13,10 @@ const UPGRADE: &str = "GET /v1/connect HTTP/1.1\r\nHost: h\r\nUpgrade: websocket
 
 fn policy() -> Policy {
     Policy {
-        frames: FrameLimits { message_bytes_max: 70_000, fragments_max: 256 },
+        frames: FrameLimits { message_bytes_max: 70_000, fragments_max: 256, inflates: false },
         origins: Vec::new(),
         proxies: Proxies::default(),
+        deflate: false,
         echo: false,
     }
 }
@@ -57,6 +59,7 @@ fn shown(effect: &Effect) -> String {
         Effect::Refused(refused) => {
             format!("refused {} {}", refused.request_id, refused.code.as_str())
         }
+        Effect::Stream(request) => format!("stream {:?}", request.token),
         Effect::Alive => "alive".to_owned(),
         Effect::Close(reason, echoed) => format!("close {reason:?} {echoed:?}"),
     }
@@ -64,7 +67,7 @@ fn shown(effect: &Effect) -> String {
 
 /// Drives a connection as a shard does, with input cut by `piece`.
 fn drive(bytes: &[u8], policy: &Policy, mut piece: impl FnMut() -> usize) -> (Conn, Vec<String>) {
-    let limits = Limits::new(Allowed::default());
+    let (limits, mut deflater) = (Limits::new(Allowed::default()), Deflater::default());
     let mut conn = Conn::new(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let (mut pool, mut seen, mut rest) = (Pool::default(), Vec::new(), bytes);
     while !rest.is_empty() {
@@ -76,7 +79,14 @@ fn drive(bytes: &[u8], policy: &Policy, mut piece: impl FnMut() -> usize) -> (Co
             let now = Now { ms: 5, wall_us: 0 };
             conn.receive(
                 &mut input,
-                &mut Lent { now, policy, limits: &limits, pool: &mut pool, effects: &mut effects },
+                &mut Lent {
+                    now,
+                    policy,
+                    limits: &limits,
+                    pool: &mut pool,
+                    deflater: &mut deflater,
+                    effects: &mut effects,
+                },
             );
             seen.extend(effects.iter().map(shown));
             input.clear();

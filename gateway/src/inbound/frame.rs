@@ -5,6 +5,7 @@
 
 use crate::close::{self, Reason};
 use crate::limits::{CONTROL_BYTES_MAX, FRAME_HEADER_BYTES_MAX, PARTIAL_BYTES_KEPT, PARTIALS_KEPT};
+use crate::outbound::deflate::Inflater;
 use std::io::Cursor;
 use std::ops::Range;
 use tungstenite::protocol::frame::FrameHeader;
@@ -27,6 +28,8 @@ pub(crate) struct FrameLimits {
     pub(crate) message_bytes_max: usize,
     /// Frames of one message.
     pub(crate) fragments_max: u32,
+    /// Compressed messages are agreed on.
+    pub(crate) inflates: bool,
 }
 
 /// Idle between frames it is one pointer.
@@ -40,6 +43,7 @@ pub(crate) struct Decoder {
 pub(crate) struct Pool {
     #[allow(clippy::vec_box, reason = "they are lent and come back without being moved")]
     free: Vec<Box<Partial>>,
+    inflater: Inflater,
 }
 
 struct Partial {
@@ -52,6 +56,8 @@ struct Partial {
     message: Vec<u8>,
     /// The kind of the message under way.
     message_kind: Option<Kind>,
+    /// That message is compressed.
+    deflated: bool,
     /// So much of a text message is known to be UTF-8.
     valid_to: usize,
     fragments: u32,
@@ -69,6 +75,7 @@ enum Kind {
 struct Frame {
     opcode: OpCode,
     is_final: bool,
+    deflated: bool,
     mask: [u8; 4],
     bytes: usize,
     /// Payload bytes that have come.
@@ -77,9 +84,9 @@ struct Frame {
 
 /// Where a whole message or control frame lies.
 enum Ready {
-    Input(OpCode, Range<usize>),
+    Input { opcode: OpCode, deflated: bool, range: Range<usize> },
     Control(Control),
-    Message(Kind),
+    Message { kind: Kind, deflated: bool },
 }
 
 impl Decoder {
@@ -90,34 +97,43 @@ impl Decoder {
         input: &'a mut [u8],
         used: &mut usize,
         limits: FrameLimits,
-        pool: &mut Pool,
+        pool: &'a mut Pool,
     ) -> Result<Option<Incoming<'a>>, Reason> {
         self.settle(pool);
         let Some(ready) = self.step(input, used, limits, pool)? else {
             return Ok(None);
         };
         let payload: &[u8] = match (&ready, &self.partial) {
-            (Ready::Input(_, range), _) => &input[range.clone()],
+            (Ready::Input { range, .. }, _) => &input[range.clone()],
             (Ready::Control(_), Some(partial)) => &partial.control[..partial.control_bytes],
-            (Ready::Message(_), Some(partial)) => &partial.message,
+            (Ready::Message { .. }, Some(partial)) => &partial.message,
             (_, None) => &[],
         };
-        let opcode = match ready {
-            Ready::Input(opcode, _) => opcode,
-            Ready::Control(control) => OpCode::Control(control),
-            Ready::Message(Kind::Text) => OpCode::Data(Data::Text),
-            Ready::Message(Kind::Binary) => OpCode::Data(Data::Binary),
+        let (opcode, deflated) = match ready {
+            Ready::Input { opcode, deflated, .. } => (opcode, deflated),
+            Ready::Control(control) => (OpCode::Control(control), false),
+            Ready::Message { kind: Kind::Text, deflated } => (OpCode::Data(Data::Text), deflated),
+            Ready::Message { kind: Kind::Binary, deflated } => {
+                (OpCode::Data(Data::Binary), deflated)
+            }
+        };
+        let payload = if deflated {
+            pool.inflater.message(payload, limits.message_bytes_max)?
+        } else {
+            payload
         };
         incoming(opcode, payload).map(Some)
     }
 
     /// Forgets a message that was handed out, and gives the buffers back if nothing is under way.
     fn settle(&mut self, pool: &mut Pool) {
+        pool.inflater.tidy();
         let Some(partial) = &mut self.partial else { return };
         if partial.delivered {
             partial.delivered = false;
             partial.message.clear();
             partial.message_kind = None;
+            partial.deflated = false;
             partial.valid_to = 0;
             partial.fragments = 0;
         }
@@ -182,13 +198,21 @@ impl Decoder {
         if let Some(partial) = &mut self.partial {
             partial.header_bytes = 0;
         }
-        self.check(&header, bytes, limits.message_bytes_max).map(Some)
+        self.check(&header, bytes, limits).map(Some)
     }
 
     /// What the RFC and our limits demand of a header, before any byte of payload is kept.
-    fn check(&self, header: &FrameHeader, bytes: u64, bytes_max: usize) -> Result<Frame, Reason> {
+    fn check(
+        &self,
+        header: &FrameHeader,
+        bytes: u64,
+        limits: FrameLimits,
+    ) -> Result<Frame, Reason> {
         let Some(mask) = header.mask else { return Err(Reason::ProtocolViolation) };
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        // RSV1 is on the first frame of a compressed message alone (RFC 7692 section 6).
+        let may_be_deflated =
+            limits.inflates && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if (header.rsv1 && !may_be_deflated) || header.rsv2 || header.rsv3 {
             return Err(Reason::ProtocolViolation);
         }
         let (started, so_far) = self
@@ -205,12 +229,13 @@ impl Decoder {
                 if (data == Data::Continue) != started {
                     return Err(Reason::ProtocolViolation);
                 }
-                if so_far.saturating_add(bytes) > bytes_max {
+                if so_far.saturating_add(bytes) > limits.message_bytes_max {
                     return Err(Reason::MessageTooLarge);
                 }
             }
         }
-        Ok(Frame { opcode: header.opcode, is_final: header.is_final, mask, bytes, seen: 0 })
+        let (opcode, is_final, deflated) = (header.opcode, header.is_final, header.rsv1);
+        Ok(Frame { opcode, is_final, deflated, mask, bytes, seen: 0 })
     }
 
     fn payload(
@@ -229,7 +254,8 @@ impl Decoder {
         let whole = frame.seen == 0 && taken == frame.bytes;
         let single = frame.is_final && !matches!(frame.opcode, OpCode::Data(Data::Continue));
         if whole && single {
-            return Ok(Some(Ready::Input(frame.opcode, range)));
+            let Frame { opcode, deflated, .. } = frame;
+            return Ok(Some(Ready::Input { opcode, deflated, range }));
         }
         let partial = pool.borrowed(&mut self.partial);
         if taken == 0 && frame.bytes > 0 {
@@ -244,8 +270,10 @@ impl Decoder {
                 Ready::Control(control)
             }
             OpCode::Data(data) => {
+                partial.deflated |= frame.deflated;
                 partial.append(data, frame.seen == 0, &input[range], limits.fragments_max)?;
-                Ready::Message(partial.message_kind.unwrap_or(Kind::Binary))
+                let kind = partial.message_kind.unwrap_or(Kind::Binary);
+                Ready::Message { kind, deflated: partial.deflated }
             }
         };
         frame.seen += taken;
@@ -256,7 +284,7 @@ impl Decoder {
         if !frame.is_final {
             return Ok(None);
         }
-        partial.delivered = matches!(ready, Ready::Message(_));
+        partial.delivered = matches!(ready, Ready::Message { .. });
         Ok(Some(ready))
     }
 }
@@ -271,6 +299,7 @@ impl Partial {
             control_bytes: 0,
             message: Vec::new(),
             message_kind: None,
+            deflated: false,
             valid_to: 0,
             fragments: 0,
             delivered: false,
@@ -296,7 +325,7 @@ impl Partial {
             }
         }
         self.message.extend_from_slice(bytes);
-        if self.message_kind != Some(Kind::Text) {
+        if self.message_kind != Some(Kind::Text) || self.deflated {
             return Ok(());
         }
         // A character that is cut is not wrong yet; it is found at the end of the message.

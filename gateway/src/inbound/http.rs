@@ -18,6 +18,8 @@ pub(crate) struct Head<'h, 'b> {
     /// Of the head itself, with the empty line that ends it.
     pub(crate) bytes: usize,
     pub(crate) body_bytes: usize,
+    /// HTTP/1.1, and not 1.0.
+    pub(crate) is_http_1_1: bool,
     /// The peer wants to go on with this connection.
     pub(crate) keep_alive: bool,
     /// The peer waits for a `100 Continue` before it sends the body.
@@ -93,6 +95,7 @@ pub(crate) fn parse<'h, 'b>(
         headers,
         bytes: head_bytes,
         body_bytes: body_bytes(headers)?,
+        is_http_1_1: minor > 0,
         keep_alive: if minor == 0 {
             has_token(headers, "connection", "keep-alive")
         } else {

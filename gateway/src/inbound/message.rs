@@ -41,5 +41,5 @@ pub(crate) fn from_binary(bytes: &[u8]) -> Result<ClientFrame, Refused> {
 
 /// Text belongs to the JSON encoding, binary to protobuf.
 pub(crate) fn check_kind(is_text: bool, encoding: Encoding) -> Result<(), Reason> {
-    if is_text == (encoding == Encoding::Json) { Ok(()) } else { Err(Reason::UnsupportedData) }
+    if is_text == encoding.is_text() { Ok(()) } else { Err(Reason::UnsupportedData) }
 }

@@ -41,6 +41,13 @@ pub(crate) struct Response {
     pub(crate) body: Bytes,
 }
 
+impl Response {
+    /// Whether it says that the connection ends with it.
+    pub(crate) fn closes(&self) -> bool {
+        self.head.ends_with(b"connection: close\r\n\r\n")
+    }
+}
+
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: &'a str,
@@ -142,6 +149,11 @@ pub(crate) fn passed_on(result: HttpResult, is_head: bool, keep_alive: bool) -> 
     let body = if bodiless { Bytes::new() } else { result.body.into() };
     response(status, &headers, content_length, body, keep_alive)
 }
+
+/// The head of a stream of server-sent events, which ends with its connection.
+pub(crate) const EVENTS_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+    cache-control: no-store\r\nx-accel-buffering: no\r\nx-content-type-options: nosniff\r\n\
+    connection: close\r\n\r\n";
 
 /// For a connection that is one too many.
 pub(crate) fn overloaded() -> Bytes {

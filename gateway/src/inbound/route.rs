@@ -9,23 +9,37 @@ use std::net::IpAddr;
 
 /// Where WebSocket sessions begin.
 pub(crate) const CONNECT_PATH: &str = "/v1/connect";
+/// Where streams of server-sent events begin.
+pub(crate) const EVENTS_PATH: &str = "/v1/events";
 const API_PREFIX: &str = "/v1/";
 const HEALTH_PATH: &str = "/healthz";
+
+/// What a query must not hold.
+const TOKEN_NAMES: [&str; 5] = ["token", "access_token", "bearer", "authorization", "jwt"];
 
 /// Who answers.
 pub(crate) enum Route {
     /// It is answered already.
     Answered(Response),
     Upgrade,
+    /// A stream of server-sent events.
+    Events,
     /// chatd, over the link.
     Api,
 }
 
 /// In the echo profile every upgrade is granted, whatever its path.
 pub(crate) fn route(head: &Head<'_, '_>, echo: bool) -> Route {
+    if has_token(head.target) {
+        let detail =
+            "a token goes into a header or the hello, never in the URL, where logs keep it";
+        let refusal = Refusal::new(400, ErrorCode::InvalidArgument, detail);
+        return Route::Answered(respond::problem(&refusal, "", false));
+    }
     let path = head.target.split(['?', '#']).next().unwrap_or_default();
     match path {
         CONNECT_PATH => Route::Upgrade,
+        EVENTS_PATH => Route::Events,
         _ if echo && http::has_token(head.headers, "upgrade", "websocket") => Route::Upgrade,
         _ if path.starts_with(API_PREFIX) => Route::Api,
         HEALTH_PATH => {
@@ -48,6 +62,15 @@ pub(crate) fn route(head: &Head<'_, '_>, echo: bool) -> Route {
             })),
         },
     }
+}
+
+/// Whether the query holds what looks like an access token.
+fn has_token(target: &str) -> bool {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        TOKEN_NAMES.iter().any(|it| name.eq_ignore_ascii_case(it))
+    })
 }
 
 /// The answer to GET, and to HEAD without its body; other methods are refused.
@@ -91,6 +114,7 @@ mod tests {
         let head = http::parse(text.as_bytes(), &mut room).unwrap().unwrap();
         match route(&head, false) {
             Route::Upgrade => "upgrade".to_owned(),
+            Route::Events => "events".to_owned(),
             Route::Api => "api".to_owned(),
             Route::Answered(response) => {
                 std::str::from_utf8(&response.head[9..12]).unwrap().to_owned()
@@ -101,6 +125,7 @@ mod tests {
     #[test]
     fn every_path_has_its_part() {
         assert_eq!(routed("GET /v1/connect?x=1"), "upgrade");
+        assert_eq!(routed("GET /v1/events"), "events");
         assert_eq!(routed("POST /v1/auth/login"), "api");
         assert_eq!(routed("GET /v1/connected"), "api");
         assert_eq!(routed("GET /healthz"), "200");

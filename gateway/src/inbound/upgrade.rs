@@ -1,5 +1,6 @@
 //! The WebSocket upgrade (RFC 6455 section 4.2) and what is agreed with it: encoding and token.
 
+use crate::inbound::extension;
 use crate::inbound::http::{self, Head, Refusal};
 use proto::error::ErrorCode;
 use proto::{SUBPROTOCOL_BEARER_PREFIX, SUBPROTOCOL_JSON, SUBPROTOCOL_PROTO};
@@ -10,6 +11,27 @@ use tungstenite::handshake::derive_accept_key;
 pub(crate) enum Encoding {
     Json,
     Proto,
+    /// JSON in compressed messages, where that is a gain.
+    JsonDeflated,
+    ProtoDeflated,
+    /// JSON as server-sent events.
+    Events,
+}
+
+impl Encoding {
+    /// Whether the client's messages are text.
+    pub(crate) fn is_text(self) -> bool {
+        matches!(self, Self::Json | Self::JsonDeflated)
+    }
+
+    /// Whether the connection is a WebSocket.
+    pub(crate) fn is_socket(self) -> bool {
+        self != Self::Events
+    }
+
+    pub(crate) fn is_deflated(self) -> bool {
+        matches!(self, Self::JsonDeflated | Self::ProtoDeflated)
+    }
 }
 
 /// An upgrade that is granted.
@@ -18,12 +40,18 @@ pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
     /// The token, if it came with the upgrade.
     pub(crate) token: Option<String>,
+    /// The client's messages may be compressed.
+    pub(crate) inflates: bool,
     /// The 101 response.
     pub(crate) response: String,
 }
 
 /// Grants or refuses an upgrade; `origins` are the foreign origins that are allowed.
-pub(crate) fn negotiate(head: &Head<'_, '_>, origins: &[String]) -> Result<Upgrade, Refusal> {
+pub(crate) fn negotiate(
+    head: &Head<'_, '_>,
+    origins: &[String],
+    deflate: bool,
+) -> Result<Upgrade, Refusal> {
     let headers = head.headers;
     if head.method != "GET" {
         let detail = "WebSocket sessions begin with GET";
@@ -31,8 +59,11 @@ pub(crate) fn negotiate(head: &Head<'_, '_>, origins: &[String]) -> Result<Upgra
     }
     let is_upgrade = http::has_token(headers, "upgrade", "websocket")
         && http::has_token(headers, "connection", "upgrade");
-    if !is_upgrade || http::only(headers, "sec-websocket-version") != Some("13") {
-        let detail = "this is a WebSocket endpoint: Upgrade: websocket, Connection: Upgrade and Sec-WebSocket-Version: 13 are required";
+    if !is_upgrade
+        || !head.is_http_1_1
+        || http::only(headers, "sec-websocket-version") != Some("13")
+    {
+        let detail = "this is a WebSocket endpoint: HTTP/1.1, Upgrade: websocket, Connection: Upgrade and Sec-WebSocket-Version: 13 are required";
         return Err(Refusal::new(426, ErrorCode::InvalidArgument, detail));
     }
     let key = http::only(headers, "sec-websocket-key").filter(|key| is_key(key));
@@ -40,10 +71,7 @@ pub(crate) fn negotiate(head: &Head<'_, '_>, origins: &[String]) -> Result<Upgra
         let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
         return Err(Refusal::new(400, ErrorCode::InvalidArgument, detail));
     };
-    if !is_origin_allowed(head, origins) {
-        let detail = "connections from this Origin are not allowed";
-        return Err(Refusal::new(403, ErrorCode::Forbidden, detail));
-    }
+    check_origin(head, origins)?;
     let offered: Vec<&str> = http::all(headers, "sec-websocket-protocol")
         .flat_map(|value| value.split(','))
         .map(str::trim)
@@ -55,24 +83,30 @@ pub(crate) fn negotiate(head: &Head<'_, '_>, origins: &[String]) -> Result<Upgra
             format!("Sec-WebSocket-Protocol must offer {SUBPROTOCOL_PROTO} or {SUBPROTOCOL_JSON}");
         return Err(Refusal::new(400, ErrorCode::InvalidArgument, detail));
     }
+    let offers = http::all(headers, "sec-websocket-extensions");
+    let agreed = if deflate { extension::negotiate(offers) } else { None };
+    let extensions = agreed.map(extension::Agreed::header).unwrap_or_default();
+    let compresses = agreed.is_some_and(extension::Agreed::compresses);
     let accept = derive_accept_key(key.as_bytes());
     let protocol =
         selected.map(|it| format!("sec-websocket-protocol: {it}\r\n")).unwrap_or_default();
     Ok(Upgrade {
-        encoding: if selected == Some(SUBPROTOCOL_PROTO) {
-            Encoding::Proto
-        } else {
-            Encoding::Json
+        encoding: match (selected == Some(SUBPROTOCOL_PROTO), compresses) {
+            (true, false) => Encoding::Proto,
+            (true, true) => Encoding::ProtoDeflated,
+            (false, false) => Encoding::Json,
+            (false, true) => Encoding::JsonDeflated,
         },
+        inflates: agreed.is_some(),
         token: bearer(head, &offered),
         response: format!(
-            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n{protocol}\r\n"
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n{protocol}{extensions}\r\n"
         ),
     })
 }
 
 /// The token in `Authorization: Bearer`, else in a `bearer.` subprotocol entry.
-fn bearer(head: &Head<'_, '_>, offered: &[&str]) -> Option<String> {
+pub(crate) fn bearer(head: &Head<'_, '_>, offered: &[&str]) -> Option<String> {
     let header = http::only(head.headers, "authorization").and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -83,7 +117,20 @@ fn bearer(head: &Head<'_, '_>, offered: &[&str]) -> Option<String> {
 
 fn is_key(key: &str) -> bool {
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
-    key.len() == 24 && key.ends_with("==") && key.bytes().take(22).all(is_base64)
+    // Of the last character before the padding only two bits are the key's; the others are zero.
+    let is_last = |byte: u8| matches!(byte, b'A' | b'Q' | b'g' | b'w');
+    key.len() == 24
+        && key.ends_with("==")
+        && key.bytes().take(22).all(is_base64)
+        && key.as_bytes().get(21).copied().is_some_and(is_last)
+}
+
+pub(crate) fn check_origin(head: &Head<'_, '_>, origins: &[String]) -> Result<(), Refusal> {
+    if is_origin_allowed(head, origins) {
+        return Ok(());
+    }
+    let detail = "connections from this Origin are not allowed";
+    Err(Refusal::new(403, ErrorCode::Forbidden, detail))
 }
 
 /// A browser says where the page came from. Without an Origin it is no browser; the gateway's own
@@ -113,7 +160,7 @@ mod tests {
         let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let head = http::parse(text.as_bytes(), &mut room).unwrap().unwrap();
         let origins: Vec<_> = origins.iter().map(|it| (*it).to_owned()).collect();
-        negotiate(&head, &origins).map_err(|refusal| refusal.status)
+        negotiate(&head, &origins, true).map_err(|refusal| refusal.status)
     }
 
     #[test]
@@ -124,6 +171,14 @@ mod tests {
         );
         assert!(!granted.response.contains("protocol"));
         assert_eq!((granted.encoding, granted.token), (Encoding::Json, None));
+    }
+
+    #[test]
+    fn http_1_0_is_too_old() {
+        let text = format!("GET /v1/connect HTTP/1.0\r\n{BASE}\r\n");
+        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let head = http::parse(text.as_bytes(), &mut room).unwrap().unwrap();
+        assert_eq!(negotiate(&head, &[], false).unwrap_err().status, 426);
     }
 
     #[test]

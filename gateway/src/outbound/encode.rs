@@ -1,15 +1,22 @@
 //! Frames to sessions, as bytes on the wire: WebSocket header (RFC 6455 section 5.2) and payload.
 
 use crate::close::Reason;
+use crate::inbound::events;
 use crate::limits::CONTROL_BYTES_MAX;
-use proto::Message;
-use proto::client::ServerFrame;
+use crate::outbound::deflate::Deflater;
+use proto::client::{ServerFrame, Verdict, server_frame};
+use proto::{Message, Uuid};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Appends the header of an unmasked, final frame.
 fn header(opcode: OpCode, payload_bytes: usize, out: &mut Vec<u8>) {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    header_of(opcode, false, payload_bytes, out);
+}
+
+/// RSV1 says that the message is compressed (RFC 7692 section 6).
+fn header_of(opcode: OpCode, deflated: bool, payload_bytes: usize, out: &mut Vec<u8>) {
+    let header = FrameHeader { opcode, rsv1: deflated, ..FrameHeader::default() };
     // Writing to a Vec cannot fail.
     let _ = header.format(payload_bytes as u64, out);
 }
@@ -37,13 +44,72 @@ pub(crate) fn text(frame: &ServerFrame, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A data message as it came, for the conformance profile.
-pub(crate) fn echo(is_text: bool, payload: &[u8]) -> Vec<u8> {
-    let opcode = if is_text { Data::Text } else { Data::Binary };
+/// A data message as it came, for the conformance profile; compressed, if that was agreed on.
+pub(crate) fn echo(is_text: bool, payload: &[u8], deflater: Option<&mut Deflater>) -> Vec<u8> {
+    let opcode = OpCode::Data(if is_text { Data::Text } else { Data::Binary });
     let mut out = Vec::with_capacity(payload.len() + 10);
-    header(OpCode::Data(opcode), payload.len(), &mut out);
-    out.extend_from_slice(payload);
+    if let Some(deflater) = deflater {
+        deflated(opcode, payload, deflater, &mut out);
+    } else {
+        header(opcode, payload.len(), &mut out);
+        out.extend_from_slice(payload);
+    }
     out
+}
+
+/// The message of an uncompressed frame, which begins with its header, in a compressed frame.
+pub(crate) fn deflated_frame(frame: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
+    out.clear();
+    let is_text = frame.first().is_some_and(|byte| byte & 0xf == 1);
+    let start = match frame.get(1) {
+        Some(127) => 10,
+        Some(126) => 4,
+        _ => 2,
+    };
+    let opcode = OpCode::Data(if is_text { Data::Text } else { Data::Binary });
+    deflated(opcode, frame.get(start..).unwrap_or_default(), deflater, out);
+}
+
+/// Appends a message, compressed where that is a gain.
+fn deflated(opcode: OpCode, payload: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
+    let mut message = Vec::new();
+    let gains = deflater.append(payload, &mut message);
+    let message = if gains { &message } else { payload };
+    header_of(opcode, gains, message.len(), out);
+    out.extend_from_slice(message);
+}
+
+/// A frame as a server-sent event: one line of data, since JSON needs no line break. What the
+/// client has by then is the event's id; when it may come again, its `retry`.
+pub(crate) fn event(frame: &ServerFrame, out: &mut Vec<u8>) {
+    out.clear();
+    match &frame.frame {
+        Some(server_frame::Frame::Synced(synced)) => {
+            out.extend_from_slice(cursor_lines(&synced.verdicts).as_bytes());
+        }
+        Some(server_frame::Frame::Goaway(goaway)) => {
+            out.extend_from_slice(format!("retry: {}\n", goaway.reconnect_delay_ms).as_bytes());
+        }
+        _ => {}
+    }
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(proto::json::encode_server_frame(frame).as_bytes());
+    out.extend_from_slice(b"\n\n");
+}
+
+fn cursor_lines(verdicts: &[Verdict]) -> String {
+    let cursors = verdicts.iter().filter(|verdict| !verdict.reset).map(|verdict| {
+        let conversation = Uuid::from_slice(&verdict.conversation_id).unwrap_or_default();
+        (conversation, verdict.complete_to_sequence_number)
+    });
+    let cursors: Vec<_> = cursors.collect();
+    format!("id: {}\n", events::id(cursors.into_iter()))
+}
+
+/// The end of a stream of server-sent events.
+pub(crate) fn end_of_events(reason: Reason) -> Vec<u8> {
+    let (code, text) = (reason.code().unwrap_or(1000), reason.text());
+    format!("event: close\ndata: {{\"code\":{code},\"reason\":\"{text}\"}}\n\n").into_bytes()
 }
 
 pub(crate) fn ping() -> Vec<u8> {

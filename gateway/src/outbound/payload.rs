@@ -4,6 +4,7 @@
 use crate::inbound::upgrade::Encoding;
 use crate::limits::{PAYLOAD_BYTES_KEPT, PAYLOADS_KEPT};
 use crate::mail::Priority;
+use crate::outbound::deflate::Deflater;
 use crate::outbound::encode;
 use bytes::Bytes;
 use proto::Message;
@@ -54,17 +55,61 @@ struct Payload {
     binary: Vec<u8>,
     /// The frame for JSON sessions, header in front; empty until wanted.
     text: Vec<u8>,
+    /// What only some sessions want.
+    rare: Option<Box<Rare>>,
+}
+
+/// Forms that most payloads are never wanted in; each is empty until it is.
+#[derive(Default)]
+struct Rare {
+    binary_deflated: Vec<u8>,
+    text_deflated: Vec<u8>,
+    event: Vec<u8>,
+}
+
+impl Payload {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(Box::default)
+    }
+
+    /// One compressed copy for all sessions that want it.
+    fn deflate(&mut self, encoding: Encoding, deflater: &mut Deflater) {
+        if !encoding.is_deflated() {
+            return;
+        }
+        let rare = self.rare.get_or_insert_with(Box::default);
+        let (frame, out) = if encoding.is_text() {
+            (&self.text, &mut rare.text_deflated)
+        } else {
+            (&self.binary, &mut rare.binary_deflated)
+        };
+        if out.is_empty() {
+            encode::deflated_frame(frame, deflater, out);
+        }
+    }
+
+    fn form(&self, encoding: Encoding) -> &[u8] {
+        let rare = self.rare.as_ref();
+        match encoding {
+            Encoding::Proto => &self.binary,
+            Encoding::Json => &self.text,
+            Encoding::ProtoDeflated => rare.map_or(&[], |it| &it.binary_deflated),
+            Encoding::JsonDeflated => rare.map_or(&[], |it| &it.text_deflated),
+            Encoding::Events => rare.map_or(&[], |it| &it.event),
+        }
+    }
 }
 
 /// The payloads of one shard.
 pub(crate) struct Payloads {
     slots: Vec<Payload>,
     free: Vec<u32>,
+    deflater: Deflater,
 }
 
 impl Payloads {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), deflater: Deflater::default() }
     }
 
     /// Bytes for the socket as they are. The caller holds the one reference.
@@ -84,8 +129,11 @@ impl Payloads {
         let handle = self.add(Source::Frame(Bytes::new()), 0);
         let payload = &mut self.slots[handle.0 as usize];
         match encoding {
-            Encoding::Proto => encode::binary_message(frame, &mut payload.binary),
-            Encoding::Json => encode::text(frame, &mut payload.text),
+            Encoding::Proto | Encoding::ProtoDeflated => {
+                encode::binary_message(frame, &mut payload.binary);
+            }
+            Encoding::Json | Encoding::JsonDeflated => encode::text(frame, &mut payload.text),
+            Encoding::Events => encode::event(frame, &mut payload.rare().event),
         }
         handle
     }
@@ -101,15 +149,15 @@ impl Payloads {
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let (binary, text) = (Vec::new(), Vec::new());
-        let (tag, subject) = (None, None);
         self.slots.push(Payload {
             source,
-            tag,
-            subject,
+            tag: None,
+            subject: None,
             references: 1,
             created_at_us,
             binary,
             text,
+            rare: None,
         });
         Handle(index)
     }
@@ -123,32 +171,36 @@ impl Payloads {
             Source::Raw(bytes) => return Some(bytes.len()),
             Source::Frame(bytes) => bytes,
         };
-        let made = match encoding {
-            Encoding::Proto => {
+        match encoding {
+            Encoding::Proto | Encoding::ProtoDeflated => {
                 if payload.binary.is_empty() {
                     encode::binary(source, &mut payload.binary);
                 }
-                &payload.binary
             }
-            Encoding::Json => {
+            Encoding::Json | Encoding::JsonDeflated => {
                 if payload.text.is_empty() {
                     let frame = ServerFrame::decode(source.as_ref()).ok()?;
                     encode::text(&frame, &mut payload.text);
                 }
-                &payload.text
             }
-        };
-        Some(made.len())
+            Encoding::Events => {
+                if payload.rare.as_ref().is_none_or(|rare| rare.event.is_empty()) {
+                    let frame = ServerFrame::decode(source.as_ref()).ok()?;
+                    encode::event(&frame, &mut payload.rare().event);
+                }
+            }
+        }
+        payload.deflate(encoding, &mut self.deflater);
+        Some(payload.form(encoding).len())
     }
 
     /// The bytes on the wire; empty if they were not prepared.
     pub(crate) fn bytes(&self, handle: Handle, encoding: Encoding) -> &[u8] {
         let payload = &self.slots[handle.0 as usize];
-        match (&payload.source, encoding) {
-            (Source::Free, _) => &[],
-            (Source::Raw(bytes), _) => bytes,
-            (Source::Frame(_), Encoding::Proto) => &payload.binary,
-            (Source::Frame(_), Encoding::Json) => &payload.text,
+        match &payload.source {
+            Source::Free => &[],
+            Source::Raw(bytes) => bytes,
+            Source::Frame(_) => payload.form(encoding),
         }
     }
 
@@ -198,6 +250,7 @@ impl Payloads {
             return;
         }
         payload.source = Source::Free;
+        payload.rare = None;
         let kept = self.free.len() < PAYLOADS_KEPT;
         for buffer in [&mut payload.binary, &mut payload.text] {
             if kept && buffer.capacity() <= PAYLOAD_BYTES_KEPT {

@@ -86,6 +86,20 @@ impl<T> CatchUp<T> {
         merged.dropped
     }
 
+    /// For a client that wants nothing of what happened before it came: makes the verdicts say that
+    /// it has all that, up to the events that wait.
+    pub(crate) fn begin_at_the_end(&self, verdicts: &mut [Verdict]) {
+        for verdict in verdicts {
+            let conversation = Uuid::from_slice(&verdict.conversation_id).unwrap_or_default();
+            let first = self.gap.as_ref().and_then(|gap| gap.first(conversation));
+            let last = verdict.complete_to_sequence_number.max(verdict.gap_to_sequence_number);
+            verdict.complete_to_sequence_number =
+                first.map_or(last, |first| last.min(first.saturating_sub(1)));
+            verdict.gap_from_sequence_number = 0;
+            verdict.gap_to_sequence_number = 0;
+        }
+    }
+
     /// The resume failed: what waited goes out, and the client syncs again.
     pub(crate) fn resume_failed(&mut self) {
         if let Some(gap) = self.gap.take() {

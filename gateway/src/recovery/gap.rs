@@ -83,6 +83,13 @@ impl<T> GapBuffer<T> {
         }
     }
 
+    /// The first event of the conversation that came, kept or not.
+    pub(crate) fn first(&self, conversation: Uuid) -> Option<u64> {
+        let kept = self.events.iter().filter(|it| it.conversation == conversation);
+        let dropped = self.overflows.iter().filter(|it| it.conversation == conversation);
+        kept.map(|it| it.sequence_number).chain(dropped.map(|it| it.from)).min()
+    }
+
     /// Everything that waits, in order: for a resume that failed or a session that ends.
     pub(crate) fn into_events(self) -> impl Iterator<Item = T> {
         self.events.into_iter().map(|waiting| waiting.event)

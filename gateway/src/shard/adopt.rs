@@ -37,7 +37,11 @@ impl Shard {
         self.counts.closed(Reason::Overloaded);
         self.leave(handover.address);
         // Best effort, as the connection is no longer anybody's.
-        let frame = encode::close(Reason::Overloaded, None);
+        let frame = if handover.conn.is_stream() {
+            encode::end_of_events(Reason::Overloaded)
+        } else {
+            encode::close(Reason::Overloaded, None)
+        };
         let _ = match &mut handover.tls {
             None => (&handover.stream).write(&frame),
             Some(tls) => tls.write(&mut &handover.stream, &[IoSlice::new(&frame)], &mut self.room),

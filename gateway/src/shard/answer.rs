@@ -1,6 +1,7 @@
 //! The outcomes of what was asked of chatd and presenced.
 
 use super::Shard;
+use crate::close::Reason;
 use crate::inbound::http::Refusal;
 use crate::inbound::respond;
 use crate::limits::SYNC_BACKLOG_BYTES_MAX;
@@ -89,9 +90,15 @@ impl Shard {
             return self.resume_failed(slot, request_id, too_much_backlog());
         }
         let Some(session) = self.table.session_mut(slot) else { return };
+        let fresh = session.is_fresh_stream();
         let Some(catch_up) = session.catch_up() else { return };
         let before = catch_up.bytes();
-        let dropped = catch_up.resumed(request_id, result.pages, result.verdicts);
+        let SyncResult { mut pages, mut verdicts } = result;
+        if fresh {
+            pages.clear();
+            catch_up.begin_at_the_end(&mut verdicts);
+        }
+        let dropped = catch_up.resumed(request_id, pages, verdicts);
         self.backlog_bytes += catch_up.bytes() - before;
         for handle in dropped {
             self.counts.events_shed.increment();
@@ -109,6 +116,10 @@ impl Shard {
         }
         session.tidy();
         self.mark_dirty(slot);
+        // A stream has no other way to ask: it comes again, with what it has.
+        if self.table.get(slot).is_some_and(|it| it.conn.is_stream()) {
+            self.close(slot, Reason::Overloaded, None);
+        }
     }
 
     fn synced(&mut self, slot: u32, request_id: u64, result: SyncResult) {

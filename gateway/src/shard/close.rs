@@ -20,18 +20,15 @@ impl Shard {
         connection.ending = Some(reason);
         connection.conn.close();
         connection.kick = false;
-        let is_socket = connection.conn.is_socket();
+        let (is_socket, is_stream) = (connection.conn.is_socket(), connection.conn.is_stream());
         self.end_session(slot);
         if reason == Reason::BackpressureOverflow {
             self.discard_unsent(slot);
         }
         if is_socket {
-            let frame = encode::close(reason, echoed);
-            if !frame.is_empty() {
-                self.make_room(slot);
-                let handle = self.payloads.add_raw(frame.into());
-                self.push_unchecked(slot, handle);
-            }
+            self.push_last(slot, encode::close(reason, echoed));
+        } else if is_stream {
+            self.push_last(slot, encode::end_of_events(reason));
         }
         let due = Tick::after(self.now, CLOSE_MS_MAX);
         if let Some(connection) = self.table.get_mut(slot) {
@@ -44,6 +41,15 @@ impl Shard {
         self.arm(slot);
         self.mark_ready(slot);
         self.mark_dirty(slot);
+    }
+
+    /// The last frame, whatever is queued before it.
+    fn push_last(&mut self, slot: u32, frame: Vec<u8>) {
+        if !frame.is_empty() {
+            self.make_room(slot);
+            let handle = self.payloads.add_raw(frame.into());
+            self.push_unchecked(slot, handle);
+        }
     }
 
     /// Drops a connection on which nothing can be said any more; `reason` counts unless it was

@@ -46,12 +46,14 @@ impl Shard {
             if extra.gaps.absorb(delivery.conversation, delivery.sequence_number) {
                 return self.counts.events_shed.increment();
             }
+            self.note_told(slot, delivery);
             if self.hold(slot, handle, delivery) {
                 return;
             }
         }
         if self.enqueue(slot, handle, delivery.priority) {
             self.counts.events_enqueued.increment();
+            self.tell_id_if_due(slot);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Phase flush: rings to sockets, many frames with one system call.
 
 use super::Shard;
-use super::table::{Connection, Session, Tick};
+use super::table::{Connection, Tick};
 use crate::close::Reason;
 use crate::inbound::tls::Room;
 use crate::limits::{LATENCY_US_MAX, WRITE_FRAMES_MAX, WRITES_IN_A_ROW_MAX};
@@ -177,20 +177,22 @@ impl Shard {
         loop {
             let Some(connection) = self.table.get_mut(slot) else { return };
             let queued = self.rings.queued(connection.ring);
-            let Some(catch_up) = connection.session.as_mut().and_then(Session::catch_up) else {
-                return;
-            };
+            let Some(session) = &mut connection.session else { return };
+            let Some(catch_up) = session.catch_up() else { return };
             if queued.entries >= limits.entries / 2 || queued.bytes >= limits.bytes_max / 2 {
                 return;
             }
             let before = catch_up.bytes();
-            let Some(step) = catch_up.next() else {
-                return connection.session.as_mut().map_or((), Session::tidy);
-            };
+            let Some(step) = catch_up.next() else { return session.tidy() };
             self.backlog_bytes -= before - catch_up.bytes();
             let encoding = connection.conn.encoding();
             let handle = match step {
-                Step::Frame(frame) => self.payloads.add_reply(&frame, encoding),
+                Step::Frame(frame) => {
+                    if let Some(told) = session.told() {
+                        told.frame(&frame);
+                    }
+                    self.payloads.add_reply(&frame, encoding)
+                }
                 Step::Event(handle) => {
                     self.counts.events_enqueued.increment();
                     handle

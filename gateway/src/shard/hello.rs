@@ -39,6 +39,16 @@ impl Shard {
                 return self.close(slot, reason, None);
             }
         };
+        self.begin_at_home(slot, request_id, claims, hello);
+    }
+
+    pub(super) fn begin_at_home(
+        &mut self,
+        slot: u32,
+        request_id: u64,
+        claims: Claims,
+        hello: Hello,
+    ) {
         if self.mailboxes.home(&claims.user) == self.id {
             self.begin(slot, request_id, claims, hello);
         } else {
@@ -58,7 +68,9 @@ impl Shard {
             return self.close(slot, Reason::UserLimited, None);
         }
         let token_due = self.token_tick(expires_at_s);
-        let ping_due = Tick::after(self.now, self.settings.ping_ms);
+        let is_stream = self.table.get(slot).is_some_and(|it| it.conn.is_stream());
+        let ping_ms = if is_stream { self.settings.events_ms } else { self.settings.ping_ms };
+        let ping_due = Tick::after(self.now, ping_ms);
         let Some(connection) = self.table.get_mut(slot) else { return };
         let number = connection.generation;
         let session = Session { user, device, next_of_user: NO_SLOT, in_flight: 0, extra: None };
@@ -80,7 +92,7 @@ impl Shard {
             device_id: device.as_bytes().to_vec(),
             gateway_id: self.settings.instance.clone(),
             server_time_us: self.now.wall_us,
-            heartbeat_interval_ms: u32::try_from(self.settings.ping_ms).unwrap_or(u32::MAX),
+            heartbeat_interval_ms: u32::try_from(ping_ms).unwrap_or(u32::MAX),
             frame_bytes_max: u32::try_from(CLIENT_FRAME_BYTES_MAX).unwrap_or(u32::MAX),
             watermark: self.recent.watermark(),
             token_expires_at_us: expires_at_s.saturating_mul(1_000_000),
@@ -89,13 +101,16 @@ impl Shard {
         if self.drain_until_ms.is_some() {
             return self.say_goaway(slot);
         }
-        if hello.resume {
+        if is_stream {
+            self.remember_told(slot, !hello.resume);
+            self.resume(slot, request_id, hello);
+        } else if hello.resume {
             self.resume(slot, request_id, hello);
         }
     }
 
     /// All of a user's sessions are here, in its home shard.
-    fn has_too_many_sessions(&self, user: &Uuid) -> bool {
+    pub(super) fn has_too_many_sessions(&self, user: &Uuid) -> bool {
         let max = self.settings.sessions_per_user_max;
         let mut slot = self.registry.first(&self.table, user);
         for _ in 0..max {
@@ -121,11 +136,12 @@ impl Shard {
         }
         let Some(session) = self.table.session_mut(slot) else { return };
         session.extra().catch_up.get_or_insert_with(CatchUp::new).begin_resume();
+        // Of what a new stream does not want, the least.
+        let limit = if session.is_fresh_stream() { 1 } else { SYNC_EVENTS_DEFAULT };
         if self.resume_from_cache(slot, request_id, &hello) {
             return self.counts.resumes_from_cache.increment();
         }
         self.counts.resumes_from_chatd.increment();
-        let limit = SYNC_EVENTS_DEFAULT;
         let kind = AskKind::Sync { resume: true, cursors: hello.cursors, limit };
         if let Err(error) = self.ask(slot, request_id, kind) {
             self.resume_failed(slot, request_id, error);

@@ -91,6 +91,7 @@ impl Shard {
             policy: &self.settings.policy,
             limits: &self.settings.limits,
             pool: &mut self.pool,
+            deflater: &mut self.deflater,
             effects: &mut self.effects,
         };
         connection.conn.receive(&mut self.read_buffer[..bytes], &mut lent);
@@ -112,6 +113,7 @@ impl Shard {
         match effect {
             Effect::Write(bytes) => self.enqueue_raw(slot, bytes),
             Effect::Ask(http) => self.ask_http(slot, *http),
+            Effect::Stream(request) => self.stream(slot, *request),
             Effect::Frame(frame) => self.take_frame(slot, frame),
             Effect::Refused(refused) => {
                 let error = refused.code.to_frame(refused.message);

@@ -61,7 +61,9 @@ impl Shard {
     /// whether the payload was taken.
     pub(super) fn overflow(&mut self, slot: u32, handle: Handle, priority: Priority) -> bool {
         self.counts.events_overflowed.increment();
-        if self.settings.overflow == Overflow::Gap && self.shed_logs(slot) {
+        // A stream of server-sent events is told by its id what it has: it comes again with that.
+        let is_stream = self.table.session_mut(slot).is_some_and(|it| it.told().is_some());
+        if self.settings.overflow == Overflow::Gap && !is_stream && self.shed_logs(slot) {
             if let Some(tag) = self.payloads.tag(handle)
                 && tag.sequence_number > 0
                 && let Some(session) = self.table.session_mut(slot)

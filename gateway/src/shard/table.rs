@@ -3,6 +3,7 @@
 use crate::clock::Now;
 use crate::close::Reason;
 use crate::conn::{Conn, Stage};
+use crate::inbound::events;
 use crate::inbound::tls::Tls;
 use crate::limits::TIMER_TICK_MS;
 use crate::outbound::payload::Handle;
@@ -12,7 +13,10 @@ use crate::recovery::catchup::CatchUp;
 use crate::shard::slow::Gaps;
 use mio::net::TcpStream;
 use proto::Uuid;
+use proto::client::server_frame::Frame;
+use proto::client::{ServerFrame, Verdict};
 use slab::Slab;
+use std::collections::BTreeMap;
 
 /// A point in time, in the wheel's ticks; 32 bits last for two years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +122,67 @@ pub(crate) struct Extra {
     pub(crate) watched: Vec<Uuid>,
     /// What it was not pushed and is told of once its socket takes bytes again.
     pub(crate) gaps: Gaps,
+    /// What a stream of server-sent events has told its client.
+    pub(crate) told: Option<Told>,
+}
+
+/// What the client of a stream of server-sent events has, and what of it its last id says.
+#[derive(Default)]
+pub(crate) struct Told {
+    cursors: BTreeMap<Uuid, Cursor>,
+    /// Live events since the last id.
+    pub(crate) events: u32,
+    /// The client brought no id: what happened before it came is none of its business.
+    pub(crate) fresh: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Cursor {
+    sequence_number: u64,
+    /// Something beyond it is missing: it stays where it is until the client comes again.
+    gap: bool,
+}
+
+impl Told {
+    pub(crate) fn new(fresh: bool) -> Self {
+        Self { fresh, ..Self::default() }
+    }
+
+    /// A live event of the conversation's log.
+    pub(crate) fn event(&mut self, conversation: Uuid, sequence_number: u64) {
+        let told = Cursor { sequence_number, gap: false };
+        let it = self.cursors.entry(conversation).or_insert(told);
+        if !it.gap {
+            it.sequence_number = it.sequence_number.max(sequence_number);
+        }
+        self.events += 1;
+    }
+
+    /// A frame of a catch-up; its end says where each conversation stands.
+    pub(crate) fn frame(&mut self, frame: &ServerFrame) {
+        if let Some(Frame::Synced(synced)) = &frame.frame {
+            self.synced(&synced.verdicts);
+        }
+    }
+
+    fn synced(&mut self, verdicts: &[Verdict]) {
+        for verdict in verdicts {
+            let Ok(conversation) = Uuid::from_slice(&verdict.conversation_id) else { continue };
+            if verdict.reset {
+                self.cursors.remove(&conversation);
+                continue;
+            }
+            let sequence_number = verdict.complete_to_sequence_number;
+            let gap = verdict.gap_to_sequence_number > 0;
+            self.cursors.insert(conversation, Cursor { sequence_number, gap });
+        }
+        self.events = 0;
+    }
+
+    pub(crate) fn id(&self) -> String {
+        let cursors = self.cursors.iter();
+        events::id(cursors.map(|(conversation, told)| (*conversation, told.sequence_number)))
+    }
 }
 
 /// No connection.
@@ -205,6 +270,15 @@ impl Session {
         self.extra.as_mut()?.catch_up.as_mut()
     }
 
+    /// What a stream of server-sent events has told its client; None of other sessions.
+    pub(crate) fn told(&mut self) -> Option<&mut Told> {
+        self.extra.as_mut()?.told.as_mut()
+    }
+
+    pub(crate) fn is_fresh_stream(&mut self) -> bool {
+        self.told().is_some_and(|told| told.fresh)
+    }
+
     pub(crate) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_with(Box::default)
     }
@@ -215,7 +289,8 @@ impl Session {
             if extra.catch_up.as_ref().is_some_and(CatchUp::is_done) {
                 extra.catch_up = None;
             }
-            if extra.catch_up.is_none() && extra.watched.is_empty() && extra.gaps.is_empty() {
+            let is_empty = extra.catch_up.is_none() && extra.watched.is_empty();
+            if is_empty && extra.gaps.is_empty() && extra.told.is_none() {
                 self.extra = None;
             }
         }

@@ -4,8 +4,12 @@
 
 mod allocations;
 mod cache;
+mod deflate;
+mod events;
 mod harness;
+mod hostile;
 mod limits;
+mod simulation;
 mod slow;
 mod tls;
 

@@ -85,6 +85,10 @@ impl Shard {
         if due.pong.is_due(now) {
             return self.close(slot, Reason::HeartbeatMissed, None);
         }
+        if due.ping.is_due(now) && connection.conn.is_stream() {
+            connection.deadlines.ping = Tick::after(now, self.settings.events_ms);
+            return self.tell_that_we_are_here(slot);
+        }
         if due.ping.is_due(now) {
             connection.deadlines.ping = Tick::after(now, self.settings.ping_ms);
             if connection.deadlines.pong == Tick::NEVER {

@@ -324,6 +324,7 @@ mod tests {
         let spec = |session: usize| Spec {
             address,
             source: None,
+            tls: None,
             path: format!("/{}", session % CONVERSATIONS),
             token: String::new(),
             hello: crate::load::live(),

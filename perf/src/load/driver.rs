@@ -195,7 +195,7 @@ impl Driver {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(index), interest).doing("epoll")?;
         let by_us = clock::now_us() + OPENING_MS_MAX * 1_000;
-        self.sessions[index] = Some(Session::new(stream, spec, by_us));
+        self.sessions[index] = Some(Session::new(stream, spec, by_us).doing("TLS")?);
         self.opening += 1;
         Ok(())
     }

@@ -1,11 +1,15 @@
 //! One session: what is to be written, what was read in part, and how far the opening has come.
 
 use super::codec::{self, Incoming};
+use super::transport::Transport;
 use mio::net::TcpStream;
 use proto::client::{ClientFrame, Hello, ServerFrame, client_frame, server_frame};
 use proto::{Message, SUBPROTOCOL_PROTO};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// The close code of a connection that ended without one (RFC 6455 section 7.4.1).
 pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1_006;
@@ -16,6 +20,8 @@ pub(crate) struct Spec {
     pub(crate) address: SocketAddr,
     /// The address to connect from, if it matters.
     pub(crate) source: Option<IpAddr>,
+    /// The TLS client's side, if TLS is spoken; each session begins its own.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) path: String,
     pub(crate) token: String,
     /// What the session says first.
@@ -44,7 +50,7 @@ pub(super) enum State {
 
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Transport,
     pub(super) state: State,
     pub(super) opened_by_us: u64,
     pub(super) pace: Pace,
@@ -84,7 +90,19 @@ pub(super) enum Event<'a> {
 }
 
 impl Session {
-    pub(super) fn new(stream: TcpStream, spec: &Spec, opened_by_us: u64) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        spec: &Spec,
+        opened_by_us: u64,
+    ) -> Result<Self, rustls::Error> {
+        let machine = match &spec.tls {
+            None => None,
+            Some(config) => {
+                let name = ServerName::try_from("localhost")
+                    .map_err(|error| rustls::Error::General(error.to_string()))?;
+                Some(ClientConnection::new(Arc::clone(config), name)?)
+            }
+        };
         let upgrade = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\
@@ -94,8 +112,8 @@ impl Session {
             tungstenite::handshake::client::generate_key(),
             spec.token,
         );
-        Self {
-            stream,
+        Ok(Self {
+            stream: Transport::new(stream, machine),
             state: State::Connecting,
             opened_by_us,
             pace: spec.pace,
@@ -104,12 +122,12 @@ impl Session {
             partial: Vec::new(),
             output: Vec::new(),
             written: 0,
-        }
+        })
     }
 
     /// The connection is there: the upgrade can be written.
     pub(super) fn connected(&mut self) -> Result<(), Ended> {
-        if let Some(error) = self.stream.take_error()? {
+        if let Some(error) = self.stream.socket().take_error()? {
             return Err(error.into());
         }
         self.state = State::Upgrading;
@@ -129,6 +147,7 @@ impl Session {
 
     /// Writes what the socket takes; the rest goes when it is writable again.
     pub(super) fn flush(&mut self) -> Result<(), Ended> {
+        self.stream.flush()?;
         while self.written < self.output.len() {
             match self.stream.write(&self.output[self.written..]) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use proto::Uuid;
+use std::path::PathBuf;
 
 /// RealChat from a terminal: accounts, conversations, messages, and what is wrong.
 ///
@@ -13,6 +14,10 @@ pub(crate) struct Cli {
     /// server that NAME signed in at, then http://127.0.0.1:8080.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
+    /// PEM file of certificates to believe besides the system's, for https:// servers of a private
+    /// authority; if not given: REALCHAT_CA_FILE.
+    #[arg(long = "ca", global = true, value_name = "FILE")]
+    pub(crate) authority: Option<PathBuf>,
     /// Whose tokens to use (kept under REALCHAT_HOME); may be left out while there is only one.
     #[arg(long = "as", global = true, value_name = "NAME")]
     pub(crate) name: Option<String>,

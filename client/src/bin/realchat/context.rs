@@ -4,7 +4,8 @@ use crate::args::Cli;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::store::{Identity, Store};
-use client::{Api, Notice, Options, Session, TokenFailure, TokenSource, websocket_url};
+use client::{Api, Notice, Options, Session, TokenFailure, TokenSource, Trust, websocket_url};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
@@ -12,6 +13,8 @@ const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) api: Api,
+    /// Whose certificates are believed.
+    pub(crate) trust: Trust,
     pub(crate) store: Store,
     pub(crate) out: Output,
     /// Base URLs, separated by commas.
@@ -44,7 +47,17 @@ impl Context {
         }
         let server = urls.join(",");
         let out = Output { json: cli.json };
-        Ok(Self { api: Api::new(urls), store, out, server, name, name_given: cli.name.is_some() })
+        let file = cli.authority.clone().or_else(|| {
+            let file = std::env::var_os("REALCHAT_CA_FILE").filter(|file| !file.is_empty());
+            file.map(PathBuf::from)
+        });
+        let trust = match file {
+            Some(file) => Trust::with_file(&file)
+                .map_err(|error| Failure::usage(format!("certificates to believe: {error}")))?,
+            None => Trust::default(),
+        };
+        let api = Api::with_trust(urls, &trust);
+        Ok(Self { api, trust, store, out, server, name, name_given: cli.name.is_some() })
     }
 
     /// The same for NAME, whose name was only found out by signing in.
@@ -78,6 +91,7 @@ impl Context {
         let urls: Result<Vec<String>, String> =
             self.api.urls().iter().map(|url| websocket_url(url)).collect();
         let mut options = Options::new(urls.map_err(Failure::usage)?, self.token_source()?);
+        options.trust = self.trust.clone();
         options.client = concat!("realchat/", env!("CARGO_PKG_VERSION")).to_owned();
         let connection = Connection::default();
         let seen = connection.clone();

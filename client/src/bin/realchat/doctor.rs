@@ -6,7 +6,7 @@ use crate::store::now_us;
 use client::{Notice, Update, Waited, websocket_url};
 use serde::Serialize;
 use std::fs;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 const CONNECT_MS_MAX: u64 = 3_000;
@@ -154,10 +154,13 @@ fn ports(report: &mut Report) -> Result<(), Failure> {
                 reached += 1;
                 report.ok(&check, format!("{address} connects in {} ms", took.as_millis()))?;
                 let check = format!("certificate {url}");
-                if address.ip().is_loopback() {
+                if let Some(authority) = url.strip_prefix("https://") {
+                    certificate(report, &check, authority, address)?;
+                } else if address.ip().is_loopback() {
                     report.ok(&check, "none needed on loopback")?;
                 } else {
-                    let remedy = "put a TLS proxy before the gateways that outsiders reach";
+                    let remedy =
+                        "give the gateways that outsiders reach tls.listen, or a TLS proxy";
                     report.add(&check, Status::Warn, "none: traffic is not encrypted", remedy)?;
                 }
             }
@@ -171,13 +174,44 @@ fn ports(report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-fn connect(url: &str) -> Result<(std::net::SocketAddr, Duration), String> {
+/// Is the server who its URL says?
+fn certificate(
+    report: &mut Report,
+    check: &str,
+    authority: &str,
+    address: SocketAddr,
+) -> Result<(), Failure> {
+    let host = authority.split('/').next().unwrap_or(authority);
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host,
+        _ => host,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let limit = Duration::from_millis(CONNECT_MS_MAX);
+    let checked = TcpStream::connect_timeout(&address, limit)
+        .and_then(|stream| {
+            stream.set_read_timeout(Some(limit))?;
+            stream.set_write_timeout(Some(limit))?;
+            Ok(stream)
+        })
+        .map_err(|error| error.to_string())
+        .and_then(|stream| report.context.trust.check(host, stream));
+    match checked {
+        Ok(version) => report.ok(check, format!("believed, for {host}; {version}")),
+        Err(problem) => {
+            let remedy = "of a private authority? --ca FILE, or REALCHAT_CA_FILE";
+            report.add(check, Status::Fail, problem, remedy)
+        }
+    }
+}
+
+fn connect(url: &str) -> Result<(SocketAddr, Duration), String> {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = host.split('/').next().unwrap_or(host);
     let host = if host.rsplit(':').next().is_some_and(|it| it.parse::<u16>().is_ok()) {
         host.to_owned()
     } else {
-        format!("{host}:80")
+        format!("{host}:{}", if url.starts_with("https://") { 443 } else { 80 })
     };
     let addresses = host.to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
     let mut problem = format!("{host} has no address");

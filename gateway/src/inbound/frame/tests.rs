@@ -2,7 +2,7 @@ use super::*;
 
 const MESSAGE_BYTES_MAX: usize = 1_000;
 const LIMITS: FrameLimits =
-    FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, fragments_max: 256 };
+    FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, fragments_max: 256, inflates: false };
 
 /// A frame as a client sends it.
 fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {

@@ -20,7 +20,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::crypto::sign;
+use jsonwebtoken::{Algorithm, EncodingKey};
 use mio::{Poll, Waker};
 use proto::client::client_frame::Frame as Up;
 use proto::client::event::Kind;
@@ -29,7 +30,8 @@ use proto::client::{ClientFrame, Error, Event, Hello, Message as ChatMessage, Se
 use proto::link::response::Response;
 use proto::{Message, Uuid};
 use rustls::{ClientConnection, StreamOwned};
-use serde_json::json;
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -91,13 +93,14 @@ pub(super) struct Gateway {
     threads: Vec<JoinHandle<()>>,
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         instance: "gateway-test".into(),
         policy: Policy {
-            frames: FrameLimits { message_bytes_max: 65_536, fragments_max: 256 },
+            frames: FrameLimits { message_bytes_max: 65_536, fragments_max: 256, inflates: false },
             origins: Vec::new(),
             proxies: Proxies::default(),
+            deflate: false,
             echo: false,
         },
         limits: Arc::new(Limits::new(Allowed::default())),
@@ -111,6 +114,7 @@ fn settings() -> Settings {
         hello_ms: 5_000,
         ping_ms: 54_000,
         pong_ms: 60_000,
+        events_ms: 15_000,
         write_ms: 10_000,
         drain_ms: 5_000,
         shard_drain_ms: 5_000,
@@ -185,7 +189,7 @@ impl Gateway {
         &self,
         version: &'static rustls::SupportedProtocolVersion,
     ) -> TlsStream {
-        let stream = TcpStream::connect(self.tls_address).unwrap();
+        let stream = narrow(self.tls_address);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut stream = StreamOwned::new(self.identity.client(&[version]), stream);
         stream.conn.complete_io(&mut stream.sock).unwrap();
@@ -193,21 +197,15 @@ impl Gateway {
     }
 
     pub(super) fn stream(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = narrow(self.address);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
     /// A token that expires so many seconds from now.
     pub(super) fn token(&self, user: Uuid, expires_in_s: i64) -> String {
-        let now_s = i64::try_from(daemon::clock::now_us() / 1_000_000).unwrap();
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.typ = Some("at+jwt".into());
-        header.kid = Some("k".into());
-        let claims = json!({"iss": "realchat", "aud": "realchat", "sub": user.to_string(),
-            "did": user.to_string(), "iat": now_s, "exp": now_s + expires_in_s, "jti": "1"});
-        let der = [unhex("302e020100300506032b657004220420"), unhex(SEED)].concat();
-        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(&der)).unwrap()
+        let now_s = daemon::clock::now_us() / 1_000_000;
+        token_at(user, now_s.saturating_add_signed(expires_in_s))
     }
 
     pub(super) fn hello(&self, user: Uuid) -> Hello {
@@ -263,6 +261,12 @@ impl Gateway {
         self.allocations.recv_timeout(PATIENCE).unwrap()
     }
 
+    /// Sessions that were closed because their ring was full.
+    pub(super) fn overflows(&self) -> u64 {
+        let shards = 0..u16::try_from(self.mailboxes.len()).unwrap();
+        shards.map(|shard| self.metrics.shard(shard).events_overflowed.get()).sum()
+    }
+
     pub(super) fn connections(&self) -> u64 {
         self.metrics.connections()
     }
@@ -293,11 +297,46 @@ impl Gateway {
     }
 }
 
-fn verifier() -> Verifier {
+/// A token that expires at that time.
+pub(super) fn token_at(user: Uuid, expires_at_s: u64) -> String {
+    let header = json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k"});
+    let claims = json!({"iss": "realchat", "aud": "realchat", "sub": user.to_string(),
+        "did": user.to_string(), "iat": expires_at_s - 1_000, "exp": expires_at_s, "jti": "1"});
+    signed(&header, &claims)
+}
+
+/// A token with the right signature, whatever it says.
+pub(super) fn signed(header: &Value, claims: &Value) -> String {
+    let encode = |it: &Value| URL_SAFE_NO_PAD.encode(it.to_string());
+    let message = format!("{}.{}", encode(header), encode(claims));
+    let der = [unhex("302e020100300506032b657004220420"), unhex(SEED)].concat();
+    let key = EncodingKey::from_ed_der(&der);
+    format!("{message}.{}", sign(message.as_bytes(), &key, Algorithm::EdDSA).unwrap())
+}
+
+/// Signed with what everybody knows, the public key, as if it were a secret.
+pub(super) fn hmac_confused(claims: &Value) -> String {
+    let header = json!({"alg": "HS256", "typ": "at+jwt", "kid": "k"});
+    let encode = |it: &Value| URL_SAFE_NO_PAD.encode(it.to_string());
+    let message = format!("{}.{}", encode(&header), encode(claims));
+    let key = EncodingKey::from_secret(&unhex(PUBLIC));
+    format!("{message}.{}", sign(message.as_bytes(), &key, Algorithm::HS256).unwrap())
+}
+
+pub(super) fn verifier() -> Verifier {
     let x = URL_SAFE_NO_PAD.encode(unhex(PUBLIC));
     let key =
         json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "k", "x": x});
     Verifier::from_jwks(&json!({"keys": [key]}).to_string(), "realchat", "realchat").unwrap()
+}
+
+/// Connects with a receive buffer that does not grow: where the kernel lets it grow to many megabytes,
+/// nobody is ever slow.
+pub(super) fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.into()
 }
 
 /// A client by tungstenite, as an independent implementation.

@@ -1,12 +1,11 @@
 //! TLS with real sockets, and rustls's own client at the other end.
 
-use super::harness::{Client, Gateway, TlsStream, event, read_bytes};
+use super::harness::{Client, Gateway, TlsStream, event, narrow, read_bytes};
 use crate::close::Reason;
 use crate::mail::Mail;
 use proto::Uuid;
 use rustls::version::{TLS12, TLS13};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 fn await_closes(gateway: &Gateway, reason: Reason, count: u64) {
@@ -93,7 +92,7 @@ fn a_new_certificate_is_for_new_handshakes_and_drops_nobody() {
     let started = Instant::now();
     let mut after = loop {
         // A shard may not have looked into its mailbox yet: then its certificate is not trusted.
-        let stream = TcpStream::connect(gateway.tls_address).unwrap();
+        let stream = narrow(gateway.tls_address);
         let mut stream = rustls::StreamOwned::new(gateway.identity.client(&[&TLS13]), stream);
         if stream.conn.complete_io(&mut stream.sock).is_ok() {
             break stream;
@@ -119,7 +118,7 @@ fn handshakes_that_stall_end_in_time_and_hold_up_no_more_than_their_number() {
     });
     let started = Instant::now();
     let connect = || {
-        let stream = TcpStream::connect(gateway.tls_address).unwrap();
+        let stream = narrow(gateway.tls_address);
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream
     };
@@ -151,7 +150,7 @@ fn handshakes_that_stall_end_in_time_and_hold_up_no_more_than_their_number() {
 #[test]
 fn what_is_no_tls_is_answered_with_an_alert() {
     let gateway = Gateway::start(1, |_| {});
-    let mut stream = TcpStream::connect(gateway.tls_address).unwrap();
+    let mut stream = narrow(gateway.tls_address);
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     let mut record = [0; 7];
     stream.read_exact(&mut record).unwrap();

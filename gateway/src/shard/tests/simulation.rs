@@ -1,0 +1,493 @@
+//! A whole shard under a seed: its phases are stepped by hand, with a clock of the simulation's own,
+//! while clients connect, speak in pieces, stop reading, vanish and come back, and what lies behind
+//! answers late, out of order, with errors or not at all.
+//!
+//! What must hold, whatever happens: a session sees each conversation's events in order and without
+//! a hole that it was not told of; no ring holds more than it may; when everybody has left, nothing
+//! is left of them. A failing seed is named; `REALCHAT_SIMULATION_SEED=N` replays it, and
+//! `REALCHAT_SIMULATION_SEEDS=N` tries so many.
+
+use super::harness::{event, frame_bytes, narrow, settings, token_at, verifier};
+use crate::clock::Now;
+use crate::inbound::listen::Bound;
+use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail};
+use crate::mailbox::{Mailboxes, pair};
+use crate::metrics::GatewayMetrics;
+use crate::progress::Progress;
+use crate::shard::{BELL, Beyond, Parts, Shard};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use fastrand::Rng;
+use mio::{Poll, Waker};
+use proto::client::client_frame::Frame as Up;
+use proto::client::event::Kind;
+use proto::client::server_frame::Frame as Down;
+use proto::client::{
+    ClientFrame, Cursor, Event, Hello, Message as ChatMessage, ServerFrame, SyncPage, Verdict,
+};
+use proto::error::ErrorCode;
+use proto::link::SyncResult;
+use proto::link::response::Response;
+use proto::{Message, Uuid};
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+const SEEDS: u64 = 150;
+const STEPS: usize = 250;
+const USERS: usize = 4;
+const CHAT: Uuid = Uuid::from_u128(5);
+/// A point in time as good as any.
+const EPOCH_S: u64 = 1_800_000_000;
+
+struct Notebook(Sender<Ask>);
+
+impl Beyond for Notebook {
+    fn ask(&self, ask: Ask) -> Result<(), Box<Ask>> {
+        self.0.send(ask).map_err(|refused| Box::new(refused.0))
+    }
+
+    fn connected(&self, _: Uuid, _: Uuid, _: u64) {}
+
+    fn disconnected(&self, _: Uuid, _: Uuid, _: u64) {}
+
+    fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {}
+}
+
+/// What a client has understood so far.
+struct Client {
+    stream: TcpStream,
+    user: usize,
+    reads: bool,
+    /// Bytes that it has yet to write.
+    unsent: VecDeque<u8>,
+    /// Bytes that it has read and not understood.
+    unread: Vec<u8>,
+    upgraded: bool,
+    /// It asked to resume from here; pages and verdict are awaited.
+    cursor: u64,
+    resuming: bool,
+    /// The last event that it has seen without a hole; None until it knows where it stands.
+    seen: Option<u64>,
+    /// It was told that something may be missing.
+    gap: bool,
+}
+
+struct World {
+    shard: Shard,
+    mailboxes: Mailboxes,
+    asks: Receiver<Ask>,
+    waiting: Vec<Ask>,
+    address: SocketAddr,
+    users: Vec<Uuid>,
+    clients: Vec<Client>,
+    /// The last event of the conversation, which all users are members of.
+    last: u64,
+    now_ms: u64,
+    random: Rng,
+    met: Met,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let random = Rng::with_seed(seed);
+        let poll = Poll::new().unwrap();
+        let (mailbox, inbox) = pair(4_096, Some(Waker::new(poll.registry(), BELL).unwrap()));
+        let mailboxes = Mailboxes::new(vec![mailbox]);
+        let (sender, asks) = unbounded();
+        let mut settings = settings();
+        settings.ring_entries = 16;
+        settings.ring_bytes_max = 65_536;
+        let parts = Parts {
+            id: 0,
+            poll,
+            inbox,
+            settings: Arc::new(settings),
+            mailboxes: mailboxes.clone(),
+            progress: Arc::new(Progress::new(1, 1)),
+            metrics: GatewayMetrics::register(1, &daemon::Metrics::new("gateway")),
+            beyond: Box::new(Notebook(sender)),
+        };
+        let bound = Bound::new(&["127.0.0.1:0".to_owned()], &[], 1).unwrap();
+        let address = bound.addresses[0].1;
+        mailboxes.get(0).send(Mail::Keys(Arc::new(verifier()))).unwrap();
+        let listeners = bound.listen().unwrap().remove(0);
+        // Connections inherit it: a few events fill a socket.
+        SockRef::from(&listeners[0].1).set_send_buffer_size(4_096).unwrap();
+        mailboxes.get(0).send(Mail::Listen(listeners)).unwrap();
+        let users = (1..=USERS as u128).map(Uuid::from_u128).collect();
+        let (waiting, clients) = (Vec::new(), Vec::new());
+        let shard = Shard::new(parts);
+        let (last, now_ms) = (0, 0);
+        let met = Met::default();
+        Self { shard, mailboxes, asks, waiting, address, users, clients, last, now_ms, random, met }
+    }
+
+    /// One turn of the shard's loop.
+    fn turn(&mut self) {
+        let wall_us = EPOCH_S * 1_000_000 + self.now_ms * 1_000;
+        self.shard.clock.simulated = Some(Now { ms: self.now_ms, wall_us });
+        // Somebody to look at who is not there: the poll does not wait.
+        self.shard.ready.push(u32::MAX);
+        self.shard.poll();
+        self.shard.accept();
+        self.shard.read();
+        self.shard.take_letters();
+        self.shard.flush();
+        self.shard.fire_timers();
+        self.shard.publish_counts();
+        self.waiting.extend(self.asks.try_iter());
+        self.check_bounds();
+    }
+
+    fn check_bounds(&self) {
+        let limits = self.shard.rings.limits();
+        let mut entries = 0;
+        for (_, connection) in self.shard.table.iter() {
+            let queued = self.shard.rings.queued(connection.ring);
+            assert!(queued.entries <= limits.entries, "a ring holds {} entries", queued.entries);
+            assert!(queued.entries <= 1 || queued.bytes <= 2 * limits.bytes_max);
+            entries += u64::from(queued.entries);
+        }
+        assert_eq!(entries, self.shard.queued, "the count of queued frames is off");
+        let sessions = self.shard.table.iter().filter(|(_, it)| it.session.is_some()).count();
+        assert_eq!(sessions, self.shard.registry.sessions(), "the registry is off");
+    }
+
+    fn step(&mut self) {
+        match self.random.u8(..20) {
+            0 => self.connect(),
+            1..6 => (0..self.random.usize(1..12)).for_each(|_| self.deliver()),
+            6..8 => self.answer(),
+            8 => self.vanish(),
+            9 => self.chatter(),
+            10 => {
+                if let Some(client) = self.random.choice(&mut self.clients) {
+                    client.reads = !client.reads;
+                }
+            }
+            11 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
+            _ => {}
+        }
+        for index in 0..self.clients.len() {
+            self.clients[index].write(&mut self.random);
+        }
+        for _ in 0..self.random.usize(1..3) {
+            self.turn();
+        }
+        let (last, met) = (self.last, &mut self.met);
+        self.clients.retain_mut(|client| {
+            let stays = !client.reads || client.read(last, met);
+            met.ends += u64::from(!stays);
+            stays
+        });
+    }
+
+    fn connect(&mut self) {
+        if self.clients.len() >= 12 {
+            return;
+        }
+        let stream = narrow(self.address);
+        // So that a few events fill it.
+        SockRef::from(&stream).set_recv_buffer_size(4_096).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let user = self.random.usize(..USERS);
+        let resuming = self.random.bool();
+        let cursor = self.random.u64(0..=self.last);
+        let request = "GET /v1/connect HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: realchat.v1+proto\r\n\r\n";
+        let cursors =
+            vec![Cursor { conversation_id: CHAT.as_bytes().to_vec(), sequence_number: cursor }];
+        let token = token_at(self.users[user], EPOCH_S + 100_000);
+        let hello = Hello { token, resume: resuming, cursors, ..Hello::default() };
+        let mut unsent: VecDeque<u8> = request.bytes().collect();
+        unsent.extend(frame(&ClientFrame { request_id: 1, frame: Some(Up::Hello(hello)) }));
+        self.clients.push(Client {
+            stream,
+            user,
+            reads: true,
+            unsent,
+            unread: Vec::new(),
+            upgraded: false,
+            cursor,
+            resuming,
+            seen: None,
+            gap: false,
+        });
+    }
+
+    /// A new event for everybody; large ones fill sockets.
+    fn deliver(&mut self) {
+        self.last += 1;
+        let text = "x".repeat(self.random.choice([0, 100, 9_000]).unwrap());
+        let message = ChatMessage { text, ..ChatMessage::default() };
+        let event = Event { kind: Some(Kind::Message(message)), ..event(CHAT, self.last) };
+        let delivery = Delivery {
+            recipients: self.users.clone().into(),
+            conversation: CHAT,
+            sequence_number: self.last,
+            priority: crate::mail::Priority::Normal,
+            partition: 0,
+            offset: i64::try_from(self.last).unwrap(),
+            membership: false,
+            created_at_us: 0,
+            frame: frame_bytes(event),
+        };
+        self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+    }
+
+    /// Any of what is asked is answered, as of now; some of it never.
+    fn answer(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let ask = self.waiting.swap_remove(self.random.usize(..self.waiting.len()));
+        let (asked, outcome) = match &ask.kind {
+            _ if self.random.u8(..8) == 0 => {
+                let asked = match &ask.kind {
+                    AskKind::Sync { resume: true, .. } => Asked::Resume,
+                    AskKind::Sync { .. } => Asked::Sync,
+                    _ => Asked::Ack,
+                };
+                (asked, Err(ErrorCode::Unavailable.to_frame("away")))
+            }
+            AskKind::Sync { resume, cursors, .. } => {
+                let from = cursors.first().map_or(0, |it| it.sequence_number);
+                let to = self.last.min(from + self.random.u64(0..60));
+                let events: Vec<_> = (from + 1..=to).map(|number| event(CHAT, number)).collect();
+                let pages = events.chunks(16).map(|events| SyncPage {
+                    conversation_id: CHAT.as_bytes().to_vec(),
+                    events: events.to_vec(),
+                });
+                let gap = if to < self.last { (to + 1, self.last) } else { (0, 0) };
+                let verdict = Verdict {
+                    conversation_id: CHAT.as_bytes().to_vec(),
+                    complete_to_sequence_number: to,
+                    gap_from_sequence_number: gap.0,
+                    gap_to_sequence_number: gap.1,
+                    reset: false,
+                };
+                let result = SyncResult { pages: pages.collect(), verdicts: vec![verdict] };
+                let asked = if *resume { Asked::Resume } else { Asked::Sync };
+                (asked, Ok(Response::Sync(result)))
+            }
+            _ => (Asked::Ack, Ok(Response::Accepted(proto::client::Accepted {}))),
+        };
+        let (session, request_id) = (ask.session, ask.request_id);
+        let answer = Answer { session, request_id, asked, outcome };
+        self.mailboxes.get(0).send(Mail::Answer(answer)).unwrap();
+    }
+
+    /// A client is gone: with a goodbye, without one, or by a reset.
+    fn vanish(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let client = self.clients.swap_remove(self.random.usize(..self.clients.len()));
+        match self.random.u8(..3) {
+            0 => drop((&client.stream).write(&[0x88, 0x80, 0, 0, 0, 0])),
+            1 => SockRef::from(&client.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap(),
+            _ => {}
+        }
+    }
+
+    /// Pings, requests, and now and then nonsense.
+    fn chatter(&mut self) {
+        let nonsense: Vec<u8> = (0..self.random.usize(1..30)).map(|_| self.random.u8(..)).collect();
+        let kind = self.random.u8(..6);
+        let Some(client) = self.random.choice(&mut self.clients) else { return };
+        let ack = proto::client::Ack { conversation_id: vec![5; 16], ..Default::default() };
+        match kind {
+            0..3 => client
+                .unsent
+                .extend(frame(&ClientFrame { request_id: 9, frame: Some(Up::Ack(ack)) })),
+            3..5 => client.unsent.extend([0x89, 0x80, 0, 0, 0, 0]),
+            _ => client.unsent.extend(nonsense),
+        }
+    }
+
+    /// Everybody leaves.
+    fn end(&mut self) {
+        self.clients.clear();
+        for _ in 0..200 {
+            self.now_ms += 500;
+            self.turn();
+            if self.shard.table.len() == 0 {
+                break;
+            }
+        }
+        assert_eq!(self.shard.table.len(), 0, "connections are left");
+        assert_eq!(self.shard.registry.sessions(), 0, "sessions are left");
+        assert_eq!(self.shard.payloads.live(), 1, "payloads are left besides the ping's");
+        assert_eq!(self.shard.rings.borrowed(), 0, "rings are left");
+        assert_eq!((self.shard.queued, self.shard.backlog_bytes), (0, 0));
+        assert!(self.users.iter().all(|user| self.shard.watchers.of(user).is_empty()));
+    }
+}
+
+impl Client {
+    fn write(&mut self, random: &mut Rng) {
+        let piece = random.choice([1, 5, 60, 2_000]).unwrap().min(self.unsent.len());
+        let bytes: Vec<u8> = self.unsent.iter().take(piece).copied().collect();
+        if let Ok(count) = (&self.stream).write(&bytes) {
+            self.unsent.drain(..count);
+        }
+    }
+
+    /// Reads what is there; false if the connection is over.
+    fn read(&mut self, last: u64, met: &mut Met) -> bool {
+        let mut chunk = [0; 16_384];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(count) => self.unread.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+        }
+        if !self.upgraded {
+            let Some(end) = self.unread.windows(4).position(|it| it == b"\r\n\r\n") else {
+                return true;
+            };
+            assert!(self.unread.starts_with(b"HTTP/1.1 "), "no answer of HTTP");
+            if !self.unread.starts_with(b"HTTP/1.1 101 ") {
+                return false;
+            }
+            self.unread.drain(..end + 4);
+            self.upgraded = true;
+        }
+        while let Some((opcode, payload)) = self.take_frame() {
+            match opcode {
+                0x82 => {
+                    let frame = ServerFrame::decode(&*payload).unwrap();
+                    met.events += u64::from(matches!(frame.frame, Some(Down::Event(_))));
+                    met.resumes += u64::from(matches!(frame.frame, Some(Down::Synced(_))));
+                    self.understand(frame, last);
+                    met.gaps += u64::from(self.gap);
+                }
+                0x88 => return false,
+                0x89 | 0x8a => {}
+                other => panic!("a frame that begins with {other:#x}"),
+            }
+        }
+        true
+    }
+
+    fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let (start, length) = match *self.unread.get(1)? {
+            126 => {
+                let bytes = [*self.unread.get(2)?, *self.unread.get(3)?];
+                (4, usize::from(u16::from_be_bytes(bytes)))
+            }
+            length => (2, usize::from(length)),
+        };
+        assert!(self.unread[1] < 127, "no frame of this simulation is that long");
+        if self.unread.len() < start + length {
+            return None;
+        }
+        let opcode = self.unread[0];
+        let payload = self.unread[start..start + length].to_vec();
+        self.unread.drain(..start + length);
+        Some((opcode, payload))
+    }
+
+    fn understand(&mut self, frame: ServerFrame, last: u64) {
+        match frame.frame {
+            Some(Down::Event(event)) => self.event(event.sequence_number, last),
+            Some(Down::SyncPage(page)) => {
+                assert!(self.resuming && self.seen.is_none_or(|it| it >= self.cursor));
+                for event in page.events {
+                    let before = self.seen.unwrap_or(self.cursor);
+                    assert_eq!(event.sequence_number, before + 1, "a page has a hole");
+                    self.seen = Some(event.sequence_number);
+                }
+            }
+            Some(Down::Synced(synced)) => {
+                let verdict = &synced.verdicts[0];
+                let complete = verdict.complete_to_sequence_number;
+                assert!(complete <= last);
+                self.gap = verdict.gap_to_sequence_number > 0;
+                if !self.gap {
+                    assert_eq!(self.seen.unwrap_or(self.cursor), complete, "the verdict is wrong");
+                    self.seen = Some(complete);
+                }
+                self.resuming = false;
+            }
+            // The resume failed: it is live, and has to sync.
+            Some(Down::Error(error)) if error.code == "unavailable" => {
+                (self.resuming, self.seen) = (false, None);
+            }
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, number: u64, last: u64) {
+        assert!((1..=last).contains(&number), "event {number} of {last}");
+        if self.resuming {
+            // Behind the pages: in order, and a hole is what the verdict tells of.
+            let before = self.seen.unwrap_or(self.cursor);
+            assert!(number > before, "{number} comes after {before}");
+        } else if let Some(before) = self.seen.filter(|_| !self.gap) {
+            assert_eq!(number, before + 1, "user {} misses something", self.user);
+        } else if let Some(before) = self.seen {
+            assert!(number > before, "{number} comes after {before}");
+            self.gap = false;
+        }
+        self.seen = Some(number);
+    }
+}
+
+fn frame(frame: &ClientFrame) -> Vec<u8> {
+    let payload = frame.encode_to_vec();
+    let mut bytes = vec![0x82, 0x80 | 126];
+    bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// What a run has come across: a simulation in which nothing happens finds nothing.
+#[derive(Debug, Default, Clone, Copy)]
+struct Met {
+    events: u64,
+    resumes: u64,
+    gaps: u64,
+    overflows: u64,
+    ends: u64,
+}
+
+fn run(seed: u64) -> Met {
+    let mut world = World::new(seed);
+    world.turn();
+    for _ in 0..STEPS {
+        world.step();
+    }
+    world.end();
+    world.met.overflows = world.shard.counts.events_overflowed.get();
+    world.met
+}
+
+#[test]
+fn a_shard_keeps_its_promises_for_any_seed() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    if let Some(seed) = number("REALCHAT_SIMULATION_SEED") {
+        run(seed);
+        return;
+    }
+    let mut all = Met::default();
+    for seed in 0..number("REALCHAT_SIMULATION_SEEDS").unwrap_or(SEEDS) {
+        let outcome = std::panic::catch_unwind(|| run(seed));
+        let met = outcome.unwrap_or_else(|_| panic!("REALCHAT_SIMULATION_SEED={seed}"));
+        all.events += met.events;
+        all.resumes += met.resumes;
+        all.gaps += met.gaps;
+        all.overflows += met.overflows;
+        all.ends += met.ends;
+    }
+    println!("{all:?}");
+    assert!(all.events > 10 * SEEDS && all.resumes > SEEDS, "{all:?}");
+    assert!(all.gaps > 0 && all.overflows > 0 && all.ends > SEEDS, "{all:?}");
+}
