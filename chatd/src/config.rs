@@ -68,7 +68,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "writers.batch_max",
         kind: Kind::Integer { min: 1, max: 4_096 },
-        default: "512",
+        default: "2048",
         doc: "Requests that one transaction commits, at most.",
     },
     Key {

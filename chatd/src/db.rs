@@ -1,10 +1,12 @@
 //! PostgreSQL: connections, migrations, and the threads that run queries.
 
 mod connection;
+mod copy;
 mod migrate;
 mod pool;
 
 pub(crate) use connection::{Connection, Query, Role, Settings};
+pub(crate) use copy::CopyRows;
 pub(crate) use migrate::migrate;
 pub(crate) use pool::{Databases, Pool};
 

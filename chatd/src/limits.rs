@@ -21,6 +21,12 @@ pub(crate) const COMMIT_BACKOFF_MS_MAX: u64 = 250;
 /// and the next attempt finds it.
 pub(crate) const UNIQUE_ATTEMPTS_MAX: u32 = 3;
 
+/// Batches whose keys are all looked up after one of them was found in use; until then only the
+/// unique index looks, see `write::engine`.
+pub(crate) const WARY_BATCHES: u32 = 64;
+/// A batch writes its rows by COPY from so many rows on; below, an INSERT is a round trip less.
+pub(crate) const COPY_ROWS_MIN: usize = 16;
+
 /// Bytes of text and details in one sync answer, past which the rest is a gap to ask for again.
 pub(crate) const SYNC_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Events that a sync reads from PostgreSQL at once.

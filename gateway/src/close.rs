@@ -13,6 +13,12 @@ pub(crate) enum Reason {
     HttpRefused,
     /// The request's head or body did not come in time.
     HandshakeDeadline,
+    /// The TLS handshake did not end in time.
+    TlsDeadline,
+    /// The peer does not speak TLS, or broke it.
+    TlsFailed,
+    /// A listed proxy's connection did not begin with a PROXY header, or not in time.
+    ProxyHeader,
     ProtocolViolation,
     /// A binary frame on a text session, or the other way round.
     UnsupportedData,
@@ -25,6 +31,10 @@ pub(crate) enum Reason {
     BackpressureOverflow,
     HeartbeatMissed,
     WriteDeadline,
+    /// The address has too many connections, or opens them too fast.
+    AddressLimited,
+    /// The user has too many sessions.
+    UserLimited,
     Draining,
     Overloaded,
     Internal,
@@ -42,12 +52,15 @@ pub(crate) enum Retry {
 }
 
 /// Every reason, in the order of the metrics' slots.
-pub(crate) const ALL: [Reason; 19] = [
+pub(crate) const ALL: [Reason; 24] = [
     Reason::PeerClosed,
     Reason::PeerGone,
     Reason::HttpDone,
     Reason::HttpRefused,
     Reason::HandshakeDeadline,
+    Reason::TlsDeadline,
+    Reason::TlsFailed,
+    Reason::ProxyHeader,
     Reason::ProtocolViolation,
     Reason::UnsupportedData,
     Reason::InvalidUtf8,
@@ -59,6 +72,8 @@ pub(crate) const ALL: [Reason; 19] = [
     Reason::BackpressureOverflow,
     Reason::HeartbeatMissed,
     Reason::WriteDeadline,
+    Reason::AddressLimited,
+    Reason::UserLimited,
     Reason::Draining,
     Reason::Overloaded,
     Reason::Internal,
@@ -83,6 +98,9 @@ impl Reason {
             Self::HttpDone => (None, "http_done", "", Backoff),
             Self::HttpRefused => (None, "http_refused", "", Never),
             Self::HandshakeDeadline => (None, "handshake_deadline", "", Backoff),
+            Self::TlsDeadline => (None, "tls_deadline", "", Backoff),
+            Self::TlsFailed => (None, "tls_failed", "", Never),
+            Self::ProxyHeader => (None, "proxy_header", "", Never),
             Self::ProtocolViolation => {
                 (Some(1002), "protocol_violation", "WebSocket protocol violated", Never)
             }
@@ -110,6 +128,10 @@ impl Reason {
                 (Some(4009), "heartbeat_missed", "no pong within the deadline", Backoff)
             }
             Self::WriteDeadline => (None, "write_deadline", "", Backoff),
+            Self::AddressLimited => (None, "address_limited", "", Backoff),
+            Self::UserLimited => {
+                (Some(4029), "user_limited", "too many sessions of one user", Backoff)
+            }
         };
         Row { code, label, text, retry }
     }

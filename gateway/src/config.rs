@@ -2,16 +2,98 @@
 
 use crate::conn::Policy;
 use crate::inbound::frame::FrameLimits;
+use crate::inbound::proxy::Proxies;
+use crate::inbound::tls::Files;
 use crate::limits::{FRAGMENTS_MAX, KAFKA_STOP_MS_MAX};
+use crate::rate::{Allowed, Limits};
 use daemon::{Config, Key, Kind};
 use proto::limits::CLIENT_FRAME_BYTES_MAX;
+use std::sync::Arc;
 
 pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "listen",
         kind: Kind::List { items_max: 16 },
         default: "0.0.0.0:8080",
-        doc: "Addresses (host:port) for clients; every shard listens on each with SO_REUSEPORT.",
+        doc: "Addresses (host:port, [v6]:port) for clients without TLS; every shard listens on each \
+              with SO_REUSEPORT.",
+    },
+    Key {
+        name: "tls.listen",
+        kind: Kind::List { items_max: 16 },
+        default: "",
+        doc: "Addresses for clients with TLS (1.3 and 1.2).",
+    },
+    Key {
+        name: "tls.certificate",
+        kind: Kind::Text { bytes_max: 4_096 },
+        default: "",
+        doc: "PEM file: the certificate, then those that lead to a root; read again on SIGHUP.",
+    },
+    Key {
+        name: "tls.key",
+        kind: Kind::Text { bytes_max: 4_096 },
+        default: "",
+        doc: "PEM file: the certificate's private key; read again on SIGHUP.",
+    },
+    Key {
+        name: "tls.handshake_ms",
+        kind: Kind::Integer { min: 100, max: 60_000 },
+        default: "5000",
+        doc: "A TLS handshake must have ended within this time.",
+    },
+    Key {
+        name: "tls.handshakes_max",
+        kind: Kind::Integer { min: 1, max: 1_000_000 },
+        default: "4096",
+        doc: "TLS handshakes under way, all shards together; more wait in the kernel's queue.",
+    },
+    Key {
+        name: "proxy.trusted",
+        kind: Kind::List { items_max: 64 },
+        default: "",
+        doc: "Proxies (address or network, e.g. 10.0.0.0/8) whose X-Forwarded-For is believed; they \
+              have no limit of connections themselves.",
+    },
+    Key {
+        name: "proxy.protocol",
+        kind: Kind::Boolean,
+        default: "false",
+        doc: "Connections of the proxies in proxy.trusted begin with a PROXY header (version 2).",
+    },
+    Key {
+        name: "limits.connections_per_address",
+        kind: Kind::Integer { min: 0, max: 10_000_000 },
+        default: "2000",
+        doc: "Open connections of one address (of one /64 in IPv6); one more is answered 429; 0: no \
+              limit.",
+    },
+    Key {
+        name: "limits.connects_per_address_per_s",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        default: "1000",
+        doc: "New connections of one address a second, five seconds' worth in a burst; more are \
+              answered 429; 0: no limit.",
+    },
+    Key {
+        name: "limits.requests_per_address_per_s",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        default: "500",
+        doc: "HTTP requests (also upgrades) of one address a second, five seconds' worth in a burst; \
+              more are answered 429; 0: no limit.",
+    },
+    Key {
+        name: "limits.frames_per_user_per_s",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        default: "200",
+        doc: "Frames of one user a second, five seconds' worth in a burst; more are answered with \
+              the error too_many_requests; 0: no limit.",
+    },
+    Key {
+        name: "limits.sessions_per_user",
+        kind: Kind::Integer { min: 0, max: 100_000 },
+        default: "100",
+        doc: "Open sessions of one user; one more is closed with 4029; 0: no limit.",
     },
     Key {
         name: "shards",
@@ -180,6 +262,12 @@ pub(crate) enum Overflow {
 pub(crate) struct Settings {
     pub(crate) instance: String,
     pub(crate) policy: Policy,
+    pub(crate) limits: Arc<Limits>,
+    /// 0: no limit.
+    pub(crate) sessions_per_user_max: usize,
+    pub(crate) tls_handshake_ms: u64,
+    /// Of one shard.
+    pub(crate) tls_handshakes_max: usize,
     /// Of all shards together.
     pub(crate) sessions_max: usize,
     pub(crate) ring_entries: u16,
@@ -199,15 +287,28 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn new(config: &Config, instance: &str, shards: usize) -> Self {
+    /// An error names the key and what is wrong.
+    pub(crate) fn new(config: &Config, instance: &str, shards: usize) -> Result<Self, String> {
         let echo = config.boolean("conformance.echo");
         let drain_ms = config.integer("drain_ms");
         let ring_bytes_max = config.integer("ring.bytes_max");
-        Self {
+        let proxies = Proxies::new(config.list("proxy.trusted"), config.boolean("proxy.protocol"))?;
+        let limits = Limits::new(Allowed {
+            connections: config.integer("limits.connections_per_address"),
+            connects_per_s: config.integer("limits.connects_per_address_per_s"),
+            requests_per_s: config.integer("limits.requests_per_address_per_s"),
+            frames_per_s: config.integer("limits.frames_per_user_per_s"),
+        });
+        Ok(Self {
             instance: instance.to_owned(),
+            limits: Arc::new(limits),
+            sessions_per_user_max: config.count("limits.sessions_per_user"),
+            tls_handshake_ms: config.integer("tls.handshake_ms"),
+            tls_handshakes_max: config.count("tls.handshakes_max").div_ceil(shards),
             policy: Policy {
                 frames: if echo { ECHO_FRAMES } else { FRAMES },
                 origins: config.list("origins").to_vec(),
+                proxies,
                 echo,
             },
             sessions_max: config.count("sessions_max"),
@@ -226,8 +327,22 @@ impl Settings {
             drain_ms,
             // The rest is for the last commits and reports.
             shard_drain_ms: drain_ms.saturating_sub(KAFKA_STOP_MS_MAX).max(drain_ms / 2),
+        })
+    }
+}
+
+/// The certificate's files; None without TLS listeners. An error says what is missing.
+pub(crate) fn tls_files(config: &Config) -> Result<Option<Files>, String> {
+    let (certificate, key) = (config.text("tls.certificate"), config.text("tls.key"));
+    if config.list("tls.listen").is_empty() {
+        return Ok(None);
+    }
+    for (name, value) in [("tls.certificate", certificate), ("tls.key", key)] {
+        if value.is_empty() {
+            return Err(format!("tls.listen needs {name}: the path of a PEM file"));
         }
     }
+    Ok(Some(Files { certificate: certificate.into(), key: key.into() }))
 }
 
 /// Shards to start: as configured, else one for each core.

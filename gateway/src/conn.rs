@@ -8,7 +8,9 @@ use crate::clock::Now;
 use crate::close::Reason;
 use crate::inbound::frame::{FrameLimits, Pool};
 use crate::inbound::message::Refused;
+use crate::inbound::proxy::Proxies;
 use crate::inbound::upgrade::Encoding;
+use crate::rate::Limits;
 use bytes::Bytes;
 use http::Http;
 use proto::client::ClientFrame;
@@ -21,6 +23,7 @@ pub(crate) struct Policy {
     pub(crate) frames: FrameLimits,
     /// Foreign origins that may connect.
     pub(crate) origins: Vec<String>,
+    pub(crate) proxies: Proxies,
     /// Messages are sent back as they came, without a hello: the conformance profile.
     pub(crate) echo: bool,
 }
@@ -46,6 +49,10 @@ pub(crate) enum Effect {
 /// How far the connection has come; each stage has its own deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// A listed proxy's header is awaited.
+    Proxy,
+    /// The TLS handshake is under way.
+    Tls,
     /// The head of a request is awaited, or under way.
     Head,
     /// The body of a request is under way.
@@ -97,6 +104,7 @@ struct Stash {
 pub(crate) struct Lent<'a> {
     pub(crate) now: Now,
     pub(crate) policy: &'a Policy,
+    pub(crate) limits: &'a Limits,
     pub(crate) pool: &'a mut Pool,
     pub(crate) effects: &'a mut Vec<Effect>,
 }

@@ -15,6 +15,25 @@ pub(crate) const KEEP_ALIVE_MS_MAX: u64 = 60_000;
 /// After our close frame or last response, the peer has this long to hang up.
 pub(crate) const CLOSE_MS_MAX: u64 = 2_000;
 
+/// Plain text encrypted at once, before the socket is asked to take it.
+pub(crate) const TLS_CHUNK_BYTES: usize = 64 * 1024;
+/// Ciphertext of a record, or of a handshake message in several records, that is kept until its end
+/// comes.
+pub(crate) const TLS_PARTIAL_BYTES_MAX: usize = 32 * 1024;
+/// Ciphertext that a peer makes us send (handshake, key updates) and does not read.
+pub(crate) const TLS_UNSENT_BYTES_MAX: usize = 128 * 1024;
+/// A certificate's or key's file.
+pub(crate) const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// A PROXY header (version 2) with all that it may carry besides the addresses.
+pub(crate) const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
+
+/// What a user with too many sessions is told to wait.
+pub(crate) const SESSION_RETRY_MS: u32 = 5_000;
+/// Cells of one row of a limit's table. A peer shares a cell with others by chance alone.
+pub(crate) const LIMIT_CELLS: usize = 16 * 1024;
+/// Unused allowance is kept for so many seconds: a burst.
+pub(crate) const LIMIT_BURST_S: u64 = 5;
+
 /// Payload of a WebSocket control frame (RFC 6455 section 5.5).
 pub(crate) const CONTROL_BYTES_MAX: usize = 125;
 /// Header of a WebSocket frame from a client: 2, 8 of length, 4 of mask.
@@ -83,6 +102,8 @@ pub(crate) const POLL_MS_MAX: u64 = 1_000;
 pub(crate) const LATENCY_US_MAX: u64 = 60_000_000;
 
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES);
+const _: () = assert!(PROXY_HEADER_BYTES_MAX <= READ_BYTES);
+const _: () = assert!(LIMIT_CELLS.is_power_of_two());
 const _: () = assert!(CLIENT_FRAME_BYTES_MAX <= READ_BYTES);
 const _: () = assert!(HEAD_BYTES_MAX + HTTP_BODY_BYTES_MAX < SYNC_BACKLOG_BYTES_MAX);
 const _: () = assert!(WRITE_FRAMES_MAX <= 1_024);

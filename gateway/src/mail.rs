@@ -1,11 +1,13 @@
 //! What reaches a shard from other threads, and what a shard asks of them. Nothing else crosses
 //! a shard's border: shards share no state and take no lock.
 
+use crate::inbound::listen::Listening;
 use crate::inbound::token::Verifier;
 use crate::shard::handover::Handover;
 use bytes::Bytes;
 use proto::Uuid;
 use proto::link::response::Response;
+use rustls::ServerConfig;
 use std::sync::Arc;
 
 /// A connection on its shard. The generation tells a reused slot from the one that was meant.
@@ -37,7 +39,9 @@ pub(crate) enum Mail {
     /// The presence thread wants every session of this shard, for the heartbeat.
     Census,
     /// Listeners of this shard's own: from here on it accepts connections.
-    Listen(Vec<std::net::TcpListener>),
+    Listen(Vec<Listening>),
+    /// The certificate for handshakes from here on.
+    Certificate(Arc<ServerConfig>),
     /// SIGTERM: accept no more, say goaway, close.
     Drain,
     /// The end, once the connections are closed; nothing is mailed after this.

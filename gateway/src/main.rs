@@ -26,6 +26,7 @@ mod metrics;
 mod outbound;
 mod presence;
 mod progress;
+mod rate;
 mod recovery;
 mod shard;
 mod start;

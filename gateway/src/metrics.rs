@@ -20,6 +20,9 @@ pub(crate) const RECENT_BYTES: &str = "recent_bytes";
 pub(crate) const RINGS_BORROWED: &str = "rings_borrowed";
 pub(crate) const CONNECTIONS_ACCEPTED: &str = "connections_accepted";
 pub(crate) const CONNECTIONS_REFUSED: &str = "connections_refused";
+pub(crate) const TLS_HANDSHAKES: &str = "tls_handshakes";
+pub(crate) const TLS_SESSIONS: &str = "tls_sessions";
+pub(crate) const FRAMES_LIMITED: &str = "frames_limited";
 pub(crate) const CONNECTIONS_CLOSED: &str = "connections_closed";
 pub(crate) const SESSIONS_MOVED: &str = "sessions_moved";
 pub(crate) const FRAMES_RECEIVED: &str = "frames_received";
@@ -75,6 +78,9 @@ pub(crate) struct ShardMetrics {
     pub(crate) rings_borrowed: Cell,
     pub(crate) connections_accepted: Cell,
     pub(crate) connections_refused: Cell,
+    pub(crate) tls_handshakes: Cell,
+    pub(crate) tls_sessions: Cell,
+    pub(crate) frames_limited: Cell,
     pub(crate) closes: [Cell; close::ALL.len()],
     pub(crate) sessions_moved: Cell,
     pub(crate) frames_received: Cell,
@@ -147,6 +153,7 @@ type Row = (&'static str, &'static str, fn(&ShardMetrics) -> &Cell);
 const GAUGES: &[Row] = &[
     (ACTIVE_CONNECTIONS, "Open connections", |it| &it.active_connections),
     (ACTIVE_SESSIONS, "Authenticated sessions", |it| &it.active_sessions),
+    (TLS_HANDSHAKES, "TLS handshakes under way", |it| &it.tls_handshakes),
     (SEND_QUEUE_DEPTH, "Frames that wait in rings", |it| &it.send_queue_depth),
     (PAYLOADS_LIVE, "Payloads that are held", |it| &it.payloads_live),
     (RECENT_BYTES, "Bytes of recent events that are kept", |it| &it.recent_bytes),
@@ -158,6 +165,8 @@ const COUNTERS: &[Row] = &[
     (CONNECTIONS_REFUSED, "Connections answered 503 because sessions_max was reached", |it| {
         &it.connections_refused
     }),
+    (TLS_SESSIONS, "TLS handshakes that came to their end", |it| &it.tls_sessions),
+    (FRAMES_LIMITED, "Frames refused because their user sent too many", |it| &it.frames_limited),
     (SESSIONS_MOVED, "Connections moved to their user's home shard", |it| &it.sessions_moved),
     (FRAMES_RECEIVED, "Frames of the client protocol received", |it| &it.frames_received),
     (HTTP_REQUESTS, "API requests passed to chatd", |it| &it.http_requests),

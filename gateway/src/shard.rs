@@ -14,6 +14,7 @@ mod adopt;
 mod answer;
 mod close;
 mod deliver;
+mod encrypted;
 mod flush;
 mod frames;
 pub(crate) mod handover;
@@ -30,6 +31,7 @@ use crate::clock::{Clock, Now};
 use crate::config::Settings;
 use crate::conn::Effect;
 use crate::inbound::frame::Pool;
+use crate::inbound::tls::Room;
 use crate::inbound::token::Verifier;
 use crate::limits::{POLL_EVENTS_MAX, POLL_MS_MAX, READ_BYTES};
 use crate::mail::{Ask, SessionRef};
@@ -43,6 +45,7 @@ use crate::timer::Wheel;
 use mio::{Events, Poll, Token};
 use proto::Uuid;
 use registry::Registry;
+use rustls::ServerConfig;
 use std::sync::Arc;
 use std::time::Duration;
 use table::Table;
@@ -91,6 +94,12 @@ pub(crate) struct Shard {
     progress: Arc<Progress>,
     beyond: Box<dyn Beyond>,
     verifier: Arc<Verifier>,
+    /// For TLS listeners.
+    certificate: Option<Arc<ServerConfig>>,
+    /// TLS handshakes under way.
+    handshakes: usize,
+    /// Shared by all TLS connections while they are read and written.
+    room: Room,
     table: Table,
     registry: Registry,
     watchers: Watchers,
@@ -107,6 +116,9 @@ pub(crate) struct Shard {
     /// Connections to be read, to be flushed, and whose time has come.
     ready: Vec<u32>,
     dirty: Vec<u32>,
+    /// The lists that take what is noted while those are worked through.
+    spare_ready: Vec<u32>,
+    spare_dirty: Vec<u32>,
     fired: Vec<u32>,
     /// Bytes of sync answers that wait for their sessions' rings.
     backlog_bytes: usize,
@@ -139,6 +151,9 @@ impl Shard {
             progress,
             beyond,
             verifier: Arc::new(Verifier::empty()),
+            certificate: None,
+            handshakes: 0,
+            room: Room::default(),
             table: Table::new(capacity),
             registry: Registry::new(capacity),
             watchers: Watchers::new(),
@@ -153,9 +168,11 @@ impl Shard {
             read_buffer: vec![0; READ_BYTES].into(),
             pool: Pool::default(),
             effects: Vec::new(),
-            ready: Vec::new(),
-            dirty: Vec::new(),
-            fired: Vec::new(),
+            ready: Vec::with_capacity(POLL_EVENTS_MAX),
+            dirty: Vec::with_capacity(POLL_EVENTS_MAX),
+            spare_ready: Vec::with_capacity(POLL_EVENTS_MAX),
+            spare_dirty: Vec::with_capacity(POLL_EVENTS_MAX),
+            fired: Vec::with_capacity(POLL_EVENTS_MAX),
             backlog_bytes: 0,
             queued: 0,
             drain_until_ms: None,
@@ -222,7 +239,7 @@ impl Shard {
         let busy = !self.ready.is_empty()
             || !self.dirty.is_empty()
             || !self.inbox.is_empty()
-            || self.listeners.iter().any(|listener| listener.ready);
+            || self.listeners.iter().any(|listener| self.may_accept(listener));
         if busy {
             return Duration::ZERO;
         }
@@ -242,6 +259,7 @@ impl Shard {
 
     fn publish_counts(&self) {
         self.counts.active_connections.set(self.table.len() as u64);
+        self.counts.tls_handshakes.set(self.handshakes as u64);
         self.counts.active_sessions.set(self.registry.sessions() as u64);
         self.counts.send_queue_depth.set(self.queued);
         self.counts.payloads_live.set(self.payloads.live() as u64);

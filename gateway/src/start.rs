@@ -5,6 +5,7 @@
 use crate::audience::Audiences;
 use crate::config::{self, Settings};
 use crate::inbound::listen::Bound;
+use crate::inbound::tls::{self, Files};
 use crate::inbound::uplink::{self, Uplink};
 use crate::limits::OPENING_TICK_MS;
 use crate::mail::{Ask, Mail};
@@ -20,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use daemon::{Config, Context, Health, Metrics, Running};
 use mio::{Poll, Waker};
 use proto::Uuid;
+use rustls::ServerConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -36,6 +38,8 @@ struct Gateway {
     presence: Presence,
     stopping: Arc<AtomicBool>,
     consumers: Receiver<Consumers>,
+    /// Where the certificate is read again from.
+    tls: Option<Files>,
 }
 
 /// A shard's way to the other threads.
@@ -69,9 +73,12 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     raise_descriptor_limit(config.integer("sessions_max"));
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = config::shards(&config, cores.len());
+    let bound = Bound::new(config.list("listen"), config.list("tls.listen"), shards)?;
     let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
-    let bound = Bound::new(config.list("listen"), shards)?;
     bound.limit_unsent(unsent_bytes)?;
+    let settings = Arc::new(Settings::new(&config, &instance, shards)?);
+    let tls = config::tls_files(&config)?;
+    let certificate = tls.as_ref().map(tls::read_config).transpose()?;
     let (polls, mailboxes) = polls(shards, config.count("mailbox.letters_max"))?;
     let progress =
         Arc::new(Progress::new(consume::threads(config.count("kafka.consumers")), shards));
@@ -88,7 +95,6 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
         audiences: audiences.clone(),
         publisher: publisher.clone(),
     })?;
-    let settings = Arc::new(Settings::new(&config, &instance, shards));
     let mut threads = Vec::with_capacity(shards);
     for (id, (poll, inbox)) in (0..).zip(polls) {
         let parts = Parts {
@@ -104,6 +110,9 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
         let core =
             config.boolean("pin_shards").then(|| cores.get(usize::from(id) % cores.len().max(1)));
         threads.push(start_shard(parts, core.flatten().copied())?);
+    }
+    if let Some(certificate) = certificate {
+        send_certificate(&mailboxes, &certificate);
     }
     let stopping = Arc::new(AtomicBool::new(false));
     let (consumers_sender, consumers) = bounded(1);
@@ -121,7 +130,14 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     };
     let opening = thread::Builder::new().name("open".into()).spawn(move || opening.open(bound));
     opening.map_err(|error| format!("thread open: {error}"))?;
-    Ok(Box::new(Gateway { mailboxes, shards: threads, presence, stopping, consumers }))
+    Ok(Box::new(Gateway { mailboxes, shards: threads, presence, stopping, consumers, tls }))
+}
+
+fn send_certificate(mailboxes: &Mailboxes, certificate: &Arc<ServerConfig>) {
+    for mailbox in mailboxes.iter() {
+        // A shard that has ended is one of a gateway that stops.
+        let _ = mailbox.send(Mail::Certificate(Arc::clone(certificate)));
+    }
 }
 
 type Polls = Vec<(Poll, mailbox::Inbox)>;
@@ -192,8 +208,8 @@ impl Opening {
             // A shard that has ended is one of a gateway that stops.
             let _ = mailbox.send(Mail::Listen(listeners));
         }
-        for address in addresses {
-            tracing::info!(%address, "listening");
+        for (transport, address) in addresses {
+            tracing::info!(%address, ?transport, "listening");
         }
         self.health.ready(CONDITION);
     }
@@ -227,6 +243,18 @@ impl Opening {
 }
 
 impl Running for Gateway {
+    /// Sessions keep what they began with; handshakes from here on see the new certificate.
+    fn reload(&mut self) {
+        let Some(files) = &self.tls else { return };
+        match tls::read_config(files) {
+            Ok(certificate) => {
+                send_certificate(&self.mailboxes, &certificate);
+                tracing::info!(certificate = %files.certificate.display(), "certificate read again");
+            }
+            Err(error) => tracing::error!(error, "the certificate in use is kept"),
+        }
+    }
+
     fn stop(self: Box<Self>) {
         self.stopping.store(true, Ordering::Release);
         let all = |mail: fn() -> Mail| {

@@ -42,3 +42,6 @@ pub(crate) const SLOW_READ_BYTES_PER_S: usize = 1_000;
 pub(crate) const SLOW_BUSY_EVENTS: u64 = 384;
 /// A slow session's receive buffer.
 pub(crate) const SLOW_BUFFER_BYTES: usize = 4 * 1024;
+
+/// Wait for the relay to publish what one side of `perf write` committed, in seconds.
+pub(crate) const DRAIN_S_MAX: u64 = 60;

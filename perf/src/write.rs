@@ -1,15 +1,16 @@
 //! `perf write`: durable sends through chatd's write engine, beside one transaction a message on
-//! the same PostgreSQL. The two take turns, so that both meet the same disk on the same day.
+//! the same tables. The two take turns, so that both meet the same disk on the same day.
 //!
 //! chatd is asked over its link, as a gateway asks, with many sends in flight. Everything else of
-//! the stack stays up meanwhile: what chatd commits is relayed and pushed at the same time.
+//! the stack stays up meanwhile: what either side commits is relayed and pushed at the same time,
+//! and a side begins once all that was committed before is relayed.
 
 mod naive;
 
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::latency::{Latencies, median, per};
-use crate::limits::WARM_UP_MS;
+use crate::limits::{DRAIN_S_MAX, WARM_UP_MS};
 use crate::options::{WriteOptions, count, seconds, within};
 use crate::population::{self, Population};
 use crate::report::{self, progress, rounded};
@@ -71,17 +72,19 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
     let population = Population::plan(&mut random, USERS, count(conversations), 2);
     population.insert(&database_url)?;
     let fsync = is_durable(&database_url)?;
-    let naive = naive::Naive::prepare(&database_url, &population, count(text_bytes))?;
+    let naive = naive::Naive::new(&database_url, &population, count(text_bytes));
+    let mut outbox = population::connect(&database_url)?;
     let mut engine = Engine::start(&stack.link("chatd")?, population, options, random)?;
     let round_us = seconds * 1_000_000 / rounds;
     let (mut durable_per_s, mut naive_per_s) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
+        drain(&mut outbox)?;
         durable_per_s.push(engine.round(round_us)?);
+        drain(&mut outbox)?;
         naive_per_s.push(naive.round(round_us, options.common.seed + round)?);
         let (ours, theirs) = (durable_per_s.last(), naive_per_s.last());
         progress!("perf: round {round} of {rounds}: {ours:.0?} and {theirs:.0?} a second");
     }
-    drop(naive);
     let (durable, naive) = (median(&durable_per_s), median(&naive_per_s));
     let report = Report {
         durable_per_s: rounded(durable),
@@ -99,6 +102,21 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
         retried: engine.retried,
     };
     report::print(&report, options.common.json)
+}
+
+/// Waits until everything that is committed is relayed.
+fn drain(client: &mut postgres::Client) -> Outcome {
+    let is_empty = "SELECT NOT EXISTS (SELECT FROM messaging.outbox)";
+    let until_us = clock::now_us() + DRAIN_S_MAX * 1_000_000;
+    while !client.query_one(is_empty, &[]).reaching("PostgreSQL")?.get::<_, bool>(0) {
+        if clock::now_us() > until_us {
+            let reason =
+                format!("the outbox is not empty after {DRAIN_S_MAX} s; does a relay run?");
+            return Err(Failure::Refused(reason));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Does PostgreSQL wait for the disk before it says that a transaction is committed?

@@ -5,7 +5,6 @@ use crate::lease::{Shard, Token};
 use crate::limits::WAVE_BYTES_MAX;
 use crate::ownership::Grant;
 use crate::wave::Record;
-use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
 use std::collections::BTreeMap;
 
@@ -32,19 +31,23 @@ const READ_FIRST: &str = "
 
 /// Only while the lease is this relay's. What is deleted was acknowledged by the broker, so that no
 /// lock on the lease is needed: deleting it late is not wrong, only no longer this relay's business.
-/// The bounds are those of the ids: without them the whole shard would be scanned.
+///
+/// Each row is looked up by its key in a subquery of its own: of a join the planner, to which this
+/// table always looks empty, may make a scan of the whole backlog for each row.
 const DELETE: &str = "
-    DELETE FROM messaging.outbox
-    WHERE shard = $1 AND id BETWEEN $5 AND $6 AND id = ANY ($2::bigint[]) AND EXISTS (
-        SELECT FROM messaging.outbox_leases
-        WHERE shard = $1 AND owner = $3 AND fencing_token = $4)";
+    DELETE FROM messaging.outbox WHERE ctid = ANY (ARRAY(
+        SELECT (SELECT row.ctid FROM messaging.outbox row
+                WHERE row.shard = published.shard AND row.id = published.id)
+        FROM unnest($1::smallint[], $2::bigint[]) AS published (shard, id)
+        WHERE published.shard = ANY (ARRAY(
+            SELECT lease.shard FROM messaging.outbox_leases lease
+            JOIN unnest($3::smallint[], $4::bigint[]) AS held (shard, fencing_token)
+                ON lease.shard = held.shard AND lease.fencing_token = held.fencing_token
+            WHERE lease.owner = $5))))";
 
 const COUNT_ATTEMPT: &str = "
     UPDATE messaging.outbox SET attempts = attempts + 1
     WHERE shard = $1 AND id = $2 RETURNING attempts";
-
-type Parameters<'a> = [&'a (dyn ToSql + Sync)];
-type Deleted = Result<u64, postgres::Error>;
 
 /// A worker's connection to the outbox.
 pub(crate) struct Outbox {
@@ -61,7 +64,11 @@ impl Outbox {
         // A deletion that a crash of PostgreSQL forgets is a record published twice, which a kill
         // of the relay may cause as well and every consumer expects.
         let mut prepare = || -> Result<[Statement; 4], postgres::Error> {
-            client.batch_execute("SET synchronous_commit = off; SET work_mem = '64MB'")?;
+            // Rows are found by index, and nothing else is ever right: see the write engine's.
+            client.batch_execute(
+                "SET synchronous_commit = off; SET work_mem = '64MB'; SET enable_seqscan = off;
+                 SET enable_hashjoin = off; SET enable_mergejoin = off",
+            )?;
             Ok([
                 client.prepare(READ)?,
                 client.prepare(READ_FIRST)?,
@@ -109,23 +116,16 @@ impl Outbox {
         owner: &str,
         published: &BTreeMap<Shard, (Token, Vec<i64>)>,
     ) -> Result<u64, String> {
-        let delete = &self.delete;
-        let delete = |client: &mut dyn FnMut(&Statement, &Parameters<'_>) -> Deleted| {
-            published.iter().try_fold(0, |deleted, (shard, (token, ids))| {
-                let (first, last) = (ids.iter().min(), ids.iter().max());
-                Ok(deleted + client(delete, &[shard, ids, &owner, token, &first, &last])?)
-            })
-        };
-        let deleted = if published.len() == 1 {
-            // One statement is a transaction by itself.
-            delete(&mut |statement, parameters| self.client.execute(statement, parameters))
-        } else {
-            self.client.transaction().and_then(|mut transaction| {
-                let deleted = delete(&mut |sql, parameters| transaction.execute(sql, parameters))?;
-                transaction.commit()?;
-                Ok(deleted)
-            })
-        };
+        let (mut shards, mut all_ids) = (Vec::new(), Vec::new());
+        let (mut held, mut tokens) = (Vec::new(), Vec::new());
+        for (shard, (token, ids)) in published {
+            shards.extend(std::iter::repeat_n(*shard, ids.len()));
+            all_ids.extend_from_slice(ids);
+            held.push(*shard);
+            tokens.push(*token);
+        }
+        let deleted =
+            self.client.execute(&self.delete, &[&shards, &all_ids, &held, &tokens, &owner]);
         deleted.map_err(|error| explain(&error))
     }
 

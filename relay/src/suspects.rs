@@ -56,11 +56,14 @@ impl Suspects {
         self.keys.values().map(|it| it.retry_at_ms).min()
     }
 
-    /// The key's record `id` is gone: published, or a dead letter. Without one: the key has none left.
-    pub(crate) fn cleared(&mut self, key: &KeyOf, id: Option<i64>) {
-        let done = self.keys.get(key).is_some_and(|it| id.is_none_or(|id| id >= it.until_id));
-        if done {
+    /// The key's record `id` is gone: published, or a dead letter; the next one is due at once.
+    /// Without an id: the key has none left.
+    pub(crate) fn cleared(&mut self, key: &KeyOf, id: Option<i64>, now_ms: u64) {
+        let Some(suspect) = self.keys.get_mut(key) else { return };
+        if id.is_none_or(|id| id >= suspect.until_id) {
             self.keys.remove(key);
+        } else {
+            suspect.retry_at_ms = now_ms;
         }
     }
 
@@ -107,9 +110,10 @@ mod tests {
             now_ms = next_ms;
         }
         assert_eq!(waits, [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
-        suspects.cleared(&key, Some(5));
+        suspects.refused(&key, 10, now_ms);
+        suspects.cleared(&key, Some(5), now_ms);
         assert_eq!(suspects.due(now_ms), Some(key.clone()), "there are more up to id 7");
-        suspects.cleared(&key, Some(7));
+        suspects.cleared(&key, Some(7), now_ms);
         assert_eq!(suspects.next_ms(), None);
     }
 
@@ -123,7 +127,7 @@ mod tests {
         suspects.retain(|shard| shard != 0);
         assert!(suspects.keys().is_empty());
         assert!(suspects.add((1, vec![0; 16]), 1, 0));
-        suspects.cleared(&(1, vec![0; 16]), None);
+        suspects.cleared(&(1, vec![0; 16]), None, 0);
         assert!(suspects.keys().is_empty());
     }
 }

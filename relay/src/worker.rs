@@ -225,7 +225,7 @@ impl Worker {
             tried_some = true;
             let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
             match outbox.read_first(key.0, &key.1).map_err(Trouble::Postgres)? {
-                None => self.suspects.cleared(&key, None),
+                None => self.suspects.cleared(&key, None, self.now_ms()),
                 Some(record) => {
                     let tried = self.try_alone(wave, &key, record);
                     if tried.is_err() {
@@ -251,7 +251,7 @@ impl Worker {
             Some(Outcome::Acked) => {
                 self.acknowledged(std::iter::once(&record));
                 self.mark(wave)?;
-                self.suspects.cleared(key, Some(record.id));
+                self.suspects.cleared(key, Some(record.id), self.now_ms());
                 Ok(())
             }
             Some(Outcome::Refused(reason)) => self.refused_alone(wave, key, record, &reason),
@@ -286,7 +286,7 @@ impl Worker {
         }
         tracing::error!(topic = record.topic, id = record.id, attempts, reason, "dead letter");
         self.parts.metrics.dead_lettered.get_or_create(&topic).inc();
-        self.suspects.cleared(key, Some(record.id));
+        self.suspects.cleared(key, Some(record.id), self.now_ms());
         Ok(())
     }
 

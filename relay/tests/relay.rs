@@ -164,9 +164,12 @@ fn a_record_that_cannot_be_published_becomes_a_dead_letter_and_holds_up_its_key_
         let expected: Vec<u64> = (1..=20).filter(|number| *number != 2).collect();
         assert_eq!(numbers, expected);
     }
-    assert!(letters.read_until(20, |key| *key == poisoned, |seen| seen.len() == 1));
-    let letter = &letters.seen[0];
-    assert_eq!(letter.value, huge);
+    // A gateway at this broker buries what these tests publish, which are no events.
+    let is_ours = |it: &&Seen| it.value == huge;
+    let found = |seen: &[Seen]| seen.iter().any(|it| is_ours(&it));
+    assert!(letters.read_until(20, |key| *key == poisoned, found));
+    let ours: Vec<_> = letters.seen.iter().filter(is_ours).collect();
+    let [letter] = ours[..] else { panic!("{} dead letters", ours.len()) };
     assert_eq!(letter.headers["dlq-attempts"], b"10");
     assert_eq!(letter.headers["dlq-topic"], topics::MESSAGE_CREATED.as_bytes());
     let error = String::from_utf8_lossy(&letter.headers["dlq-error"]).into_owned();

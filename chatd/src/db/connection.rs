@@ -1,5 +1,6 @@
 //! One connection: its role, its guards, its prepared statements and their latency.
 
+use super::CopyRows;
 use crate::failure::{Failure, describe};
 use crate::limits::{CONNECTION_CHECK_MS_MAX, CONNECTION_IDLE_MS_MAX, CONNECTION_SILENT_S_MAX};
 use crate::metrics::ChatdMetrics;
@@ -7,6 +8,7 @@ use daemon::Config;
 use postgres::types::ToSql;
 use postgres::{Client, NoTls, Row, Statement};
 use std::collections::HashMap;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// One statement: its name in metrics, and its text. Prepared once a connection.
@@ -188,6 +190,20 @@ impl Connection {
         let statement = self.statement(query)?;
         let start = Instant::now();
         let outcome = self.client.execute(&statement, parameters);
+        self.measure(query.name, start);
+        outcome
+    }
+
+    /// Sends rows to a `COPY ... FROM STDIN (FORMAT binary)`; how many arrived.
+    pub(crate) fn copy(&mut self, query: &Query, rows: CopyRows) -> Result<u64, postgres::Error> {
+        let statement = self.statement(query)?;
+        let start = Instant::now();
+        let rows = rows.finish();
+        let outcome = self.client.copy_in(&statement).and_then(|mut writer| {
+            // A refused write shows as the error of the statement.
+            let _ = writer.write_all(&rows);
+            writer.finish()
+        });
         self.measure(query.name, start);
         outcome
     }

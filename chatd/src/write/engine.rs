@@ -1,13 +1,20 @@
 //! One batch, one transaction: lock, read, plan, write, commit.
+//!
+//! Was a request's idempotency key used before? Looking up each key of a batch is a good part of
+//! its cost, and hardly ever finds one. So a plain message from a member is written without asking:
+//! if its key was used, the unique index fails the transaction, the batch is tried again with every
+//! key looked up, and so are the next [`WARY_BATCHES`], since repeated keys come in swarms (clients
+//! that connect again). A request whose answer may be anything but a new message is always asked for.
 
 use super::audience::{Audience, AudienceCache};
-use super::command::{Append, Appended, ReceiptCommand};
+use super::command::{Append, Appended, Change, ReceiptCommand};
 use super::plan::{Found, Locked, Plan, plan};
 use super::receipts::{Judged, Standing, is_told, judge};
 use super::record::{MovedReceipt, OutboxRow, receipt};
 use super::statements as sql;
 use crate::db::{Connection, Role, Settings};
 use crate::failure::{Failure, describe, is_temporary};
+use crate::limits::WARY_BATCHES;
 use crate::metrics::{KindLabel, TopicLabel};
 use postgres::error::SqlState;
 use proto::Uuid;
@@ -19,6 +26,8 @@ pub(crate) struct Engine {
     settings: Settings,
     connection: Option<Connection>,
     audiences: AudienceCache,
+    /// Batches whose keys are all looked up from now on.
+    wary: u32,
 }
 
 /// What each request is told, in the order of the requests.
@@ -53,7 +62,7 @@ impl From<postgres::Error> for CommitError {
 
 impl Engine {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, connection: None, audiences: AudienceCache::default() }
+        Self { settings, connection: None, audiences: AudienceCache::default(), wary: 0 }
     }
 
     /// Commits a batch. Nothing is answered here: when this returns an outcome, it is durable.
@@ -61,6 +70,22 @@ impl Engine {
         &mut self,
         appends: &[&Append],
         receipts: &[&ReceiptCommand],
+    ) -> Result<Outcome, CommitError> {
+        let is_wary = self.wary > 0;
+        let outcome = self.attempt(appends, receipts, is_wary);
+        self.wary = self.wary.saturating_sub(1);
+        if is_wary || !matches!(outcome, Err(CommitError::Unique(_))) {
+            return outcome;
+        }
+        self.wary = WARY_BATCHES;
+        self.attempt(appends, receipts, true)
+    }
+
+    fn attempt(
+        &mut self,
+        appends: &[&Append],
+        receipts: &[&ReceiptCommand],
+        is_wary: bool,
     ) -> Result<Outcome, CommitError> {
         let usable = self.connection.as_mut().is_some_and(Connection::is_usable);
         let connection = match self.connection.take() {
@@ -70,7 +95,7 @@ impl Engine {
         let audiences = &mut self.audiences;
         let now_us = daemon::clock::now_us();
         let outcome = connection.transaction(|connection| {
-            let plan = append(connection, audiences, appends, now_us)?;
+            let plan = append(connection, audiences, appends, is_wary, now_us)?;
             let told = acknowledge(connection, audiences, receipts, &plan, now_us)?;
             let rows = plan.outbox.iter().chain(&told.outbox);
             sql::outbox_columns(rows).insert(connection)?;
@@ -79,8 +104,10 @@ impl Engine {
         let (plan, told) = match outcome {
             Ok(done) => done,
             Err(error) => {
-                // A connection that failed in any way is not trusted with the next attempt.
-                self.connection = None;
+                // Any other failure, and the connection is not trusted with the next attempt.
+                if !matches!(error, CommitError::Unique(_)) {
+                    self.connection = None;
+                }
                 return Err(error);
             }
         };
@@ -135,6 +162,7 @@ fn append<'a>(
     connection: &mut Connection,
     cache: &mut AudienceCache,
     appends: &[&'a Append],
+    is_wary: bool,
     now_us: u64,
 ) -> Result<Plan<'a>, CommitError> {
     if appends.is_empty() {
@@ -158,7 +186,7 @@ fn append<'a>(
         (row.conversation_id, locked)
     });
     let conversations = conversations.collect();
-    let known = sql::known_keys(connection, appends)?;
+    let known = sql::known_keys(connection, &to_look_up(appends, &conversations, is_wary))?;
     let plan = plan(appends, Found { conversations, known }, now_us, &mut proto::id::new);
     if !sql::write_conversations(connection, &plan)? {
         return Err(CommitError::Temporary("a locked conversation changed".to_owned()));
@@ -166,6 +194,24 @@ fn append<'a>(
     sql::write_members(connection, &plan.members)?;
     sql::write_events(connection, &plan.events)?;
     Ok(plan)
+}
+
+/// The requests whose keys are looked up, with their indexes: all of them, or those that would not
+/// be written as a new message, which is what the unique index looks at.
+fn to_look_up<'a>(
+    appends: &[&'a Append],
+    conversations: &HashMap<Uuid, Locked>,
+    is_wary: bool,
+) -> Vec<(usize, &'a Append)> {
+    let is_message = |it: &Append| matches!(it.change, Change::Message { .. });
+    // Changes may turn a member of now into a stranger within the batch.
+    let all = is_wary || !appends.iter().all(|it| is_message(it));
+    let is_granted = |it: &Append| {
+        let locked = conversations.get(&it.conversation_id);
+        locked.is_some_and(|locked| locked.audience.contains(&it.sender_id))
+    };
+    let indexed = appends.iter().enumerate().map(|(index, it)| (index, *it));
+    indexed.filter(|(_, it)| all || !is_granted(it)).collect()
 }
 
 /// What became of a batch's receipts.

@@ -8,10 +8,15 @@ use super::command::{Append, Appended};
 use super::plan::{EventRow, Known, MemberChange, Plan};
 use super::receipts::{Cursor, CursorKey};
 use super::record::OutboxRow;
-use crate::db::{Connection, Query, signed, unsigned};
+use crate::db::{Connection, CopyRows, Query, signed, unsigned};
+use crate::limits::COPY_ROWS_MIN;
 use postgres::Error;
 use proto::Uuid;
 use std::collections::{BTreeMap, HashMap};
+
+/// Of a row to copy: fixed values and the lengths of all, in bytes, roughly.
+const EVENT_ROW_BYTES: usize = 160;
+const OUTBOX_ROW_BYTES: usize = 96;
 
 const LOCK_CONVERSATIONS: Query = Query {
     name: "lock_conversations",
@@ -98,6 +103,14 @@ const INSERT_EVENTS: Query = Query {
               $12::bigint[])",
 };
 
+const COPY_EVENTS: Query = Query {
+    name: "copy_events",
+    sql: "COPY messaging.events (conversation_id, sequence_number, kind, message_id,
+              message_number, sender_id, sender_device_id, idempotency_key, body_hash, text,
+              details, created_at_us)
+          FROM STDIN (FORMAT binary)",
+};
+
 /// Ids are given in the order of the arrays, which is the order to publish in.
 const INSERT_OUTBOX: Query = Query {
     name: "insert_outbox",
@@ -108,6 +121,13 @@ const INSERT_OUTBOX: Query = Query {
                WITH ORDINALITY
                AS new (shard, topic, key, value, headers, created_at_us, ordinal)
           ORDER BY ordinal",
+};
+
+/// Ids are given in the order of the rows.
+const COPY_OUTBOX: Query = Query {
+    name: "copy_outbox",
+    sql: "COPY messaging.outbox (shard, topic, key, value, headers, created_at_us)
+          FROM STDIN (FORMAT binary)",
 };
 
 const UPSERT_RECEIPTS: Query = Query {
@@ -178,18 +198,23 @@ pub(super) fn audiences(
     Ok(members.into_iter().map(|(id, members)| (id, Audience::new(&members))).collect())
 }
 
-/// The first answers of keys that were used before, by index in `appends`.
+/// The first answers of keys that were used before; each of `asked` comes with its index in the
+/// batch, and its answer under that.
 pub(super) fn known_keys(
     connection: &mut Connection,
-    appends: &[&Append],
+    asked: &[(usize, &Append)],
 ) -> Result<HashMap<usize, Known>, Error> {
-    let conversations: Vec<_> = appends.iter().map(|it| it.conversation_id).collect();
-    let senders: Vec<_> = appends.iter().map(|it| it.sender_id).collect();
-    let keys: Vec<_> = appends.iter().map(|it| it.key.as_str()).collect();
+    if asked.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let conversations: Vec<_> = asked.iter().map(|(_, it)| it.conversation_id).collect();
+    let senders: Vec<_> = asked.iter().map(|(_, it)| it.sender_id).collect();
+    let keys: Vec<_> = asked.iter().map(|(_, it)| it.key.as_str()).collect();
     let rows = connection.rows(&KNOWN_KEYS, &[&conversations, &senders, &keys])?;
     let known = rows.iter().map(|row| {
         // Ordinals count from 1.
-        let index = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).saturating_sub(1);
+        let ordinal = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).saturating_sub(1);
+        let (index, _) = asked[ordinal];
         let answer = Appended {
             message_id: row.get(3),
             sequence_number: unsigned(row.get(4)),
@@ -291,6 +316,9 @@ pub(super) fn write_events(
     if events.is_empty() {
         return Ok(());
     }
+    if events.len() >= COPY_ROWS_MIN {
+        return connection.copy(&COPY_EVENTS, event_rows(events)).map(drop);
+    }
     macro_rules! column {
         ($event:ident => $value:expr) => {
             &events.iter().map(|$event| $value).collect::<Vec<_>>()
@@ -314,6 +342,30 @@ pub(super) fn write_events(
         ],
     )?;
     Ok(())
+}
+
+fn event_rows(events: &[EventRow<'_>]) -> CopyRows {
+    let body_bytes = |it: &EventRow<'_>| {
+        it.append.key.len() + it.text.map_or(0, str::len) + it.details.as_ref().map_or(0, Vec::len)
+    };
+    let bytes = events.iter().map(|it| EVENT_ROW_BYTES + body_bytes(it)).sum();
+    let mut rows = CopyRows::with_capacity(bytes);
+    for it in events {
+        rows.row(12);
+        rows.uuid(&it.append.conversation_id);
+        rows.bigint(signed(it.sequence_number));
+        rows.smallint(it.kind);
+        rows.maybe(it.message_id.as_ref().map(|id| id.as_bytes().as_slice()));
+        rows.bigint(signed(it.message_number));
+        rows.uuid(&it.append.sender_id);
+        rows.uuid(&it.append.device_id);
+        rows.value(it.append.key.as_bytes());
+        rows.value(&it.append.body_hash);
+        rows.maybe(it.text.map(str::as_bytes));
+        rows.maybe(it.details.as_deref());
+        rows.bigint(signed(it.created_at_us));
+    }
+    rows
 }
 
 /// The outbox's columns: shard, topic, key, value, headers, time.
@@ -349,11 +401,31 @@ impl OutboxColumns<'_> {
         if self.shards.is_empty() {
             return Ok(());
         }
+        if self.shards.len() >= COPY_ROWS_MIN {
+            return connection.copy(&COPY_OUTBOX, self.rows()).map(drop);
+        }
         connection.execute(
             &INSERT_OUTBOX,
             &[&self.shards, &self.topics, &self.keys, &self.values, &self.headers, &self.times],
         )?;
         Ok(())
+    }
+
+    fn rows(&self) -> CopyRows {
+        let bytes = |columns: &[&[u8]]| columns.iter().map(|it| it.len()).sum::<usize>();
+        let bytes =
+            self.shards.len() * OUTBOX_ROW_BYTES + bytes(&self.values) + bytes(&self.headers);
+        let mut rows = CopyRows::with_capacity(bytes);
+        for index in 0..self.shards.len() {
+            rows.row(6);
+            rows.smallint(self.shards[index]);
+            rows.value(self.topics[index].as_bytes());
+            rows.value(self.keys[index]);
+            rows.value(self.values[index]);
+            rows.value(self.headers[index]);
+            rows.bigint(self.times[index]);
+        }
+        rows
     }
 }
 

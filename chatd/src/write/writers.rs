@@ -145,7 +145,10 @@ impl Writer {
             batch.push(first);
             batch.extend(self.waiting.try_iter().take(self.batch_max - 1));
             let start = Instant::now();
-            let fresh = self.refuse_expired(batch, &Failure::expired());
+            let mut fresh = self.refuse_expired(batch, &Failure::expired());
+            // Rows of one conversation side by side: they share pages of every index, and a page of
+            // history is read from few blocks. The sort keeps a conversation's order.
+            fresh.sort_by_key(|work| *work.command.conversation_id());
             if fresh.is_empty() {
                 continue;
             }

@@ -70,6 +70,58 @@ fn one_key_is_one_message_however_concurrently_it_is_sent() {
     assert_eq!(assert_no_hole(&database, conversation_id), 21);
 }
 
+/// Sends texts under keys, all at once; the answers in that order.
+fn send_all(
+    person: &Person,
+    chatd: &Chatd,
+    conversation_id: Uuid,
+    messages: &[(String, &str)],
+) -> Vec<Response> {
+    let pending: Vec<_> = messages
+        .iter()
+        .map(|(key, text)| person.submit(chatd, conversation_id, key, text))
+        .collect();
+    pending.into_iter().map(|it| it.recv_timeout(PATIENCE).unwrap().unwrap()).collect()
+}
+
+#[test]
+fn a_key_keeps_its_answer_among_many_and_after_its_sender_left() {
+    let database = Database::new();
+    let chatd = Chatd::start(&database);
+    let [alice, bob] = ["alice", "bob"].map(|name| Person::register(&chatd, name));
+    let conversation_id = alice.create(&chatd, &[&bob]);
+    let message = |number: usize| (format!("key-{number}"), "hi");
+    let first: Vec<_> = (0..100).map(message).collect();
+    let sent = send_all(&bob, &chatd, conversation_id, &first);
+    // New ones, and among them repeated ones and one with another text.
+    let mut second: Vec<_> = (0..200).map(message).collect();
+    second[50].1 = "ho";
+    let answers = send_all(&bob, &chatd, conversation_id, &second);
+    for (number, answer) in answers.iter().enumerate() {
+        match (answer, sent.get(number)) {
+            (Response::Error(error), _) if number == 50 => {
+                assert_eq!(error.code, "idempotency_key_conflict");
+            }
+            (Response::Sent(again), Some(Response::Sent(sent))) => {
+                assert_eq!(again, &Sent { repeated: true, ..sent.clone() });
+            }
+            (Response::Sent(new), None) => assert!(!new.repeated),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(assert_no_hole(&database, conversation_id), 201);
+    let target = format!("/v1/conversations/{conversation_id}/members/{}", bob.user_id);
+    bob.done(&chatd, "DELETE", &target, json!({ "idempotency_key": "leave" }));
+    // Another process, which has not yet seen any repeated key.
+    let chatd = Chatd::start(&database);
+    let Response::Sent(before) = &sent[7] else { panic!("{:?}", sent[7]) };
+    let again = bob.send(&chatd, conversation_id, "key-7", "hi").unwrap();
+    assert_eq!(again, Sent { repeated: true, ..before.clone() });
+    let refused = bob.send(&chatd, conversation_id, "key-new", "hi").unwrap_err();
+    assert_eq!(refused.code, "not_a_member");
+    assert_eq!(assert_no_hole(&database, conversation_id), 202);
+}
+
 #[test]
 fn one_creation_key_is_one_conversation() {
     let database = Database::new();

@@ -64,13 +64,18 @@ impl Http {
         (self.scanned, self.expected) = (0, 0);
         self.keep_alive = head.keep_alive;
         self.is_head = head.method == "HEAD";
+        let client = lent.policy.proxies.client(self.peer, head);
+        if let Err(retry) = lent.limits.request(client, lent.now.wall_us) {
+            write(respond::too_many_requests(retry, head.keep_alive), lent);
+            return Next::Pause(Pause::Written);
+        }
         match route::route(head, lent.policy.echo) {
             Route::Answered(response) => {
                 write(response, lent);
                 Next::Pause(Pause::Written)
             }
             Route::Api => {
-                lent.effects.push(Effect::Ask(Box::new(route::to_link(head, body, self.peer))));
+                lent.effects.push(Effect::Ask(Box::new(route::to_link(head, body, client))));
                 Next::Pause(Pause::Answer)
             }
             Route::Upgrade => match upgrade::negotiate(head, &lent.policy.origins) {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::limits::{CONTROL_FRAMES_MAX, HEAD_BYTES_MAX};
+use crate::rate::Allowed;
 use proto::Message;
 use proto::client::client_frame::Frame;
 use proto::client::{Hello, Send};
@@ -13,6 +14,7 @@ fn policy() -> Policy {
     Policy {
         frames: FrameLimits { message_bytes_max: 70_000, fragments_max: 256 },
         origins: Vec::new(),
+        proxies: Proxies::default(),
         echo: false,
     }
 }
@@ -62,6 +64,7 @@ fn shown(effect: &Effect) -> String {
 
 /// Drives a connection as a shard does, with input cut by `piece`.
 fn drive(bytes: &[u8], policy: &Policy, mut piece: impl FnMut() -> usize) -> (Conn, Vec<String>) {
+    let limits = Limits::new(Allowed::default());
     let mut conn = Conn::new(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let (mut pool, mut seen, mut rest) = (Pool::default(), Vec::new(), bytes);
     while !rest.is_empty() {
@@ -73,7 +76,7 @@ fn drive(bytes: &[u8], policy: &Policy, mut piece: impl FnMut() -> usize) -> (Co
             let now = Now { ms: 5, wall_us: 0 };
             conn.receive(
                 &mut input,
-                &mut Lent { now, policy, pool: &mut pool, effects: &mut effects },
+                &mut Lent { now, policy, limits: &limits, pool: &mut pool, effects: &mut effects },
             );
             seen.extend(effects.iter().map(shown));
             input.clear();

@@ -5,25 +5,39 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Plain,
+    Tls,
+}
+
 /// Bound, and deaf until [`Self::listen`].
 pub(crate) struct Bound {
     /// By shard.
-    shards: Vec<Vec<Socket>>,
+    shards: Vec<Vec<(Transport, Socket)>>,
     /// With the ports they got.
-    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) addresses: Vec<(Transport, SocketAddr)>,
 }
+
+/// A shard's own listener.
+pub(crate) type Listening = (Transport, TcpListener);
 
 impl Bound {
     /// Binds each address (host:port; port 0: any free one) once for each shard. An error is one
     /// line for a person.
-    pub(crate) fn new(addresses: &[String], shards: usize) -> Result<Self, String> {
-        if addresses.is_empty() {
-            return Err("listen is empty; at least one host:port is required".to_owned());
+    pub(crate) fn new(plain: &[String], tls: &[String], shards: usize) -> Result<Self, String> {
+        if plain.is_empty() && tls.is_empty() {
+            return Err(
+                "listen and tls.listen are empty; at least one host:port is required".into()
+            );
         }
         let mut bound =
             Self { shards: (0..shards).map(|_| Vec::new()).collect(), addresses: vec![] };
-        for text in addresses {
-            let explain = |error: io::Error| format!("listen {text}: {error}");
+        let plain = plain.iter().map(|text| (Transport::Plain, "listen", text));
+        let tls = tls.iter().map(|text| (Transport::Tls, "tls.listen", text));
+        for (transport, key, text) in plain.chain(tls) {
+            let explain = |error: io::Error| format!("{key} {text}: {error}");
             for mut address in text.to_socket_addrs().map_err(explain)? {
                 // With SO_REUSEPORT a second gateway on the same port would go unnoticed: one
                 // socket without it finds out.
@@ -31,9 +45,9 @@ impl Bound {
                 let local = probe.local_addr().map_err(explain)?;
                 address = local.as_socket().unwrap_or(address);
                 drop(probe);
-                bound.addresses.push(address);
+                bound.addresses.push((transport, address));
                 for sockets in &mut bound.shards {
-                    sockets.push(socket(address, true).map_err(explain)?);
+                    sockets.push((transport, socket(address, true).map_err(explain)?));
                 }
             }
         }
@@ -44,15 +58,15 @@ impl Bound {
     pub(crate) fn limit_unsent(&self, bytes: u32) -> Result<(), String> {
         let mut sockets = self.shards.iter().flatten();
         sockets
-            .try_for_each(|socket| socket.set_tcp_notsent_lowat(bytes))
+            .try_for_each(|(_, socket)| socket.set_tcp_notsent_lowat(bytes))
             .map_err(|error| format!("socket.unsent_bytes {bytes}: {error}"))
     }
 
     /// Begins to listen; the listeners by shard.
-    pub(crate) fn listen(self) -> io::Result<Vec<Vec<TcpListener>>> {
-        let listen = |socket: Socket| {
+    pub(crate) fn listen(self) -> io::Result<Vec<Vec<Listening>>> {
+        let listen = |(transport, socket): (Transport, Socket)| {
             socket.listen(BACKLOG)?;
-            Ok(TcpListener::from(socket))
+            Ok((transport, TcpListener::from(socket)))
         };
         let shards = self.shards.into_iter();
         shards.map(|sockets| sockets.into_iter().map(listen).collect()).collect()
@@ -81,11 +95,15 @@ mod tests {
 
     #[test]
     fn a_port_that_somebody_listens_on_is_not_shared() {
-        let first = Bound::new(&["127.0.0.1:0".to_owned()], 2).unwrap();
-        let address = first.addresses[0].to_string();
+        let first = Bound::new(&["127.0.0.1:0".to_owned()], &[], 2).unwrap();
+        let address = first.addresses[0].1.to_string();
         let listeners = first.listen().unwrap();
         assert_eq!(listeners.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
-        let error = Bound::new(std::slice::from_ref(&address), 1).err().unwrap();
+        let taken = std::slice::from_ref(&address);
+        let error = Bound::new(taken, &[], 1).err().unwrap();
         assert!(error.starts_with(&format!("listen {address}: ")), "{error}");
+        let error = Bound::new(&[], taken, 1).err().unwrap();
+        assert!(error.starts_with(&format!("tls.listen {address}: ")), "{error}");
+        assert!(Bound::new(&[], &[], 1).is_err());
     }
 }

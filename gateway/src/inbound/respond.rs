@@ -1,6 +1,7 @@
 //! HTTP responses, as bytes on the wire; errors are problem details (RFC 9457).
 
 use crate::inbound::http::Refusal;
+use crate::rate::RetryAfterMs;
 use bytes::Bytes;
 use proto::error::ErrorCode;
 use proto::link::HttpResult;
@@ -9,10 +10,12 @@ use std::fmt::Write;
 
 /// Headers that concern one connection alone and are not passed on (RFC 9110 section 7.6.1), and
 /// those that the gateway writes itself.
-const NOT_PASSED_ON: [&str; 11] = [
+const NOT_PASSED_ON: [&str; 14] = [
     "connection",
     "content-length",
     "expect",
+    // Who the client is says the gateway alone.
+    "forwarded",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -21,6 +24,8 @@ const NOT_PASSED_ON: [&str; 11] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-for",
+    "x-real-ip",
 ];
 
 /// Whether a header goes on to, or back from, chatd.
@@ -142,6 +147,23 @@ pub(crate) fn passed_on(result: HttpResult, is_head: bool, keep_alive: bool) -> 
 pub(crate) fn overloaded() -> Bytes {
     let refusal = Refusal::new(503, ErrorCode::Overloaded, "the gateway is full; try again later");
     let Response { head, body } = problem(&refusal, "retry-after: 5\r\n", false);
+    [head, body].concat().into()
+}
+
+/// The client's address asks too often (RFC 6585 section 4).
+pub(crate) fn too_many_requests(retry: RetryAfterMs, keep_alive: bool) -> Response {
+    let seconds = retry.0.div_ceil(1_000).max(1);
+    let detail = format!("too many requests from this address; try again in {seconds} s");
+    let refusal = Refusal::new(429, ErrorCode::TooManyRequests, detail);
+    problem(&refusal, &format!("retry-after: {seconds}\r\n"), keep_alive)
+}
+
+/// For a connection of an address that has too many, or opens them too fast.
+pub(crate) fn too_many_connections(retry: RetryAfterMs) -> Bytes {
+    let seconds = retry.0.div_ceil(1_000).max(1);
+    let detail = format!("too many connections from this address; try again in {seconds} s");
+    let refusal = Refusal::new(429, ErrorCode::TooManyRequests, detail);
+    let Response { head, body } = problem(&refusal, &format!("retry-after: {seconds}\r\n"), false);
     [head, body].concat().into()
 }
 

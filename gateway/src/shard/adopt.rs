@@ -2,15 +2,14 @@
 
 use super::Shard;
 use super::handover::Handover;
+use super::table::Connection;
 use crate::close::Reason;
-use crate::conn::Conn;
 use crate::outbound::encode;
-use mio::net::TcpStream;
-use std::io::Write;
+use std::io::{IoSlice, Write};
 
 impl Shard {
     /// Takes a connection out of this shard, with what is queued to it and not written.
-    pub(super) fn detach(&mut self, slot: u32) -> Option<(TcpStream, Conn, Vec<u8>)> {
+    pub(super) fn detach(&mut self, slot: u32) -> Option<(Connection, Vec<u8>)> {
         // The 101 response, usually: nothing else was sent yet.
         self.flush_connection(slot);
         let unsent = self.unsent(slot);
@@ -20,13 +19,13 @@ impl Shard {
         if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
             tracing::error!(shard = self.id, %error, "connection not deregistered");
         }
-        Some((connection.stream, connection.conn, unsent))
+        Some((connection, unsent))
     }
 
     /// A connection that another shard accepted.
     pub(super) fn adopt(&mut self, handover: Handover) {
-        let Handover { stream, conn, unsent, claims, request_id, hello } = handover;
-        let Some(slot) = self.insert(stream, conn) else { return };
+        let Handover { stream, tls, address, conn, unsent, claims, request_id, hello } = handover;
+        let Some(slot) = self.insert(stream, conn, tls, address) else { return };
         if !unsent.is_empty() {
             self.enqueue_raw(slot, unsent.into());
         }
@@ -34,10 +33,15 @@ impl Shard {
     }
 
     /// The home shard's mailbox is full: the client may come again.
-    pub(super) fn give_up(&mut self, handover: Handover) {
+    pub(super) fn give_up(&mut self, mut handover: Handover) {
         self.counts.closed(Reason::Overloaded);
+        self.leave(handover.address);
         // Best effort, as the connection is no longer anybody's.
-        let _ = (&handover.stream).write(&encode::close(Reason::Overloaded, None));
+        let frame = encode::close(Reason::Overloaded, None);
+        let _ = match &mut handover.tls {
+            None => (&handover.stream).write(&frame),
+            Some(tls) => tls.write(&mut &handover.stream, &[IoSlice::new(&frame)], &mut self.room),
+        };
     }
 
     fn unsent(&self, slot: u32) -> Vec<u8> {

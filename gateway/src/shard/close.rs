@@ -61,6 +61,10 @@ impl Shard {
         self.empty_ring(slot);
         self.wheel.clear(slot);
         if let Some(connection) = self.table.remove(slot) {
+            self.leave(connection.address);
+            if connection.tls.is_some_and(|tls| tls.is_handshaking()) {
+                self.handshakes -= 1;
+            }
             let reason = connection.ending.unwrap_or(Reason::Internal);
             self.counts.closed(reason);
             tracing::debug!(shard = self.id, slot, reason = reason.label(), retry = ?reason.retry(), "connection ended");

@@ -3,8 +3,10 @@
 use super::Shard;
 use super::table::{Connection, Session, Tick};
 use crate::close::Reason;
+use crate::inbound::tls::Room;
 use crate::limits::{LATENCY_US_MAX, WRITE_FRAMES_MAX, WRITES_IN_A_ROW_MAX};
-use crate::outbound::payload::Handle;
+use crate::outbound::payload::{Handle, Payloads};
+use crate::outbound::ring::Rings;
 use crate::recovery::catchup::Step;
 use mio::{Interest, Token};
 use socket2::SockRef;
@@ -12,7 +14,7 @@ use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 
 /// What one write came to.
-enum Written {
+pub(super) enum Written {
     /// Everything that was offered.
     All,
     /// The socket took less: it is full.
@@ -23,15 +25,15 @@ enum Written {
 impl Shard {
     pub(super) fn flush(&mut self) {
         self.now = self.clock.now();
-        let mut dirty = std::mem::take(&mut self.dirty);
+        let spare = std::mem::take(&mut self.spare_dirty);
+        let mut dirty = std::mem::replace(&mut self.dirty, spare);
         for slot in dirty.drain(..) {
             if let Some(connection) = self.table.get_mut(slot) {
                 connection.in_dirty = false;
                 self.flush_connection(slot);
             }
         }
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
+        self.spare_dirty = dirty;
     }
 
     /// Writes what waits, as far as the socket takes it.
@@ -45,6 +47,12 @@ impl Shard {
             if connection.blocked {
                 return;
             }
+            match self.flush_encrypted(slot) {
+                Written::All => {}
+                Written::Full => return self.block(slot),
+                Written::Failed => return self.drop_connection(slot, Reason::PeerGone),
+            }
+            let Some(connection) = self.table.get(slot) else { return };
             if self.rings.queued(connection.ring).entries == 0 {
                 return self.all_written(slot);
             }
@@ -58,43 +66,19 @@ impl Shard {
     }
 
     fn write(&mut self, slot: u32) -> Written {
-        let Some(connection) = self.table.get(slot) else { return Written::Failed };
-        let (outcome, offered) = self.offer(connection);
+        let Some(connection) = self.table.get_mut(slot) else { return Written::Failed };
+        let (outcome, offered) = offer(connection, &self.rings, &self.payloads, &mut self.room);
+        let emptied = connection.tls.as_ref().is_none_or(|tls| !tls.has_unsent());
         self.counts.writes.increment();
         match outcome {
             Ok(bytes) => {
                 self.taken(slot, bytes);
-                if bytes == offered { Written::All } else { Written::Full }
+                if bytes == offered && emptied { Written::All } else { Written::Full }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Written::Full,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Written::All,
             Err(_) => Written::Failed,
         }
-    }
-
-    /// One system call for all that waits, as far as its slices reach: what the socket took, and how
-    /// many bytes it was offered.
-    fn offer(&self, connection: &Connection) -> (io::Result<usize>, usize) {
-        let encoding = connection.conn.encoding();
-        let mut frames = self.rings.iter(connection.ring);
-        let Some(first) = frames.next() else { return (Ok(0), 0) };
-        let first = &self.payloads.bytes(first, encoding)[self.rings.written(connection.ring)..];
-        if frames.len() == 0 {
-            // send(2): cheaper than a vector of one.
-            return ((&connection.stream).write(first), first.len());
-        }
-        let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
-        slices[0] = IoSlice::new(first);
-        let (mut count, mut offered) = (1, first.len());
-        for (slice, handle) in slices[1..].iter_mut().zip(frames) {
-            let bytes = self.payloads.bytes(handle, encoding);
-            *slice = IoSlice::new(bytes);
-            count += 1;
-            offered += bytes.len();
-        }
-        // sendmsg(2) is told that it has a socket; writev(2) must find out.
-        let socket = SockRef::from(&connection.stream);
-        (socket.send_vectored_with_flags(&slices[..count], libc::MSG_NOSIGNAL), offered)
     }
 
     /// The socket took so many bytes: the frames that are whole leave the ring.
@@ -163,6 +147,11 @@ impl Shard {
                 return self.forget(slot);
             }
             if !std::mem::replace(&mut connection.shut, true) {
+                if let Some(tls) = &mut connection.tls {
+                    tls.say_goodbye();
+                    // Best effort: the socket has just taken everything.
+                    let _ = tls.flush(&mut &connection.stream, &mut self.room);
+                }
                 // The peer reads what was sent, then hangs up; what it sends is thrown away.
                 let _ = connection.stream.shutdown(Shutdown::Write);
             }
@@ -223,4 +212,41 @@ impl Shard {
             _ => self.payloads.release(handle),
         }
     }
+}
+
+/// One system call for all that waits, as far as its slices reach: what the socket took, and how many
+/// bytes it was offered.
+fn offer(
+    connection: &mut Connection,
+    rings: &Rings,
+    payloads: &Payloads,
+    room: &mut Room,
+) -> (io::Result<usize>, usize) {
+    let encoding = connection.conn.encoding();
+    let mut frames = rings.iter(connection.ring);
+    let Some(first) = frames.next() else { return (Ok(0), 0) };
+    let first = &payloads.bytes(first, encoding)[rings.written(connection.ring)..];
+    if frames.len() == 0 && connection.tls.is_none() {
+        // send(2): cheaper than a vector of one.
+        return ((&connection.stream).write(first), first.len());
+    }
+    let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+    slices[0] = IoSlice::new(first);
+    let (mut count, mut offered) = (1, first.len());
+    for (slice, handle) in slices[1..].iter_mut().zip(frames) {
+        let bytes = payloads.bytes(handle, encoding);
+        *slice = IoSlice::new(bytes);
+        count += 1;
+        offered += bytes.len();
+    }
+    let slices = &slices[..count];
+    let outcome = match &mut connection.tls {
+        // sendmsg(2) is told that it has a socket; writev(2) must find out.
+        None => {
+            let socket = SockRef::from(&connection.stream);
+            socket.send_vectored_with_flags(slices, libc::MSG_NOSIGNAL)
+        }
+        Some(tls) => tls.write(&mut &connection.stream, slices, room),
+    };
+    (outcome, offered)
 }

@@ -18,6 +18,9 @@ impl Shard {
     pub(super) fn take_frame(&mut self, slot: u32, frame: ClientFrame) {
         self.counts.frames_received.increment();
         let ClientFrame { request_id, frame } = frame;
+        if let Err(error) = self.check_rate(slot) {
+            return self.reply_error(slot, request_id, error);
+        }
         let asked = match frame {
             Some(Frame::Hello(hello)) => return self.hello(slot, request_id, hello),
             Some(Frame::TokenRefresh(refresh)) => {
@@ -44,6 +47,19 @@ impl Shard {
         if let Err(error) = asked.and_then(|kind| self.ask(slot, request_id, kind)) {
             self.reply_error(slot, request_id, error);
         }
+    }
+
+    /// Before its hello a connection is nobody's, and has its address's limits.
+    fn check_rate(&self, slot: u32) -> Result<(), Error> {
+        let Some(session) = self.table.session(slot) else { return Ok(()) };
+        let retry = match self.settings.limits.frame(&session.user, self.now.wall_us) {
+            Ok(()) => return Ok(()),
+            Err(retry) => retry,
+        };
+        self.counts.frames_limited.increment();
+        let mut error = ErrorCode::TooManyRequests.to_frame("too many frames of one user");
+        error.retry_after_ms = u32::try_from(retry.0).unwrap_or(u32::MAX);
+        Err(error)
     }
 
     /// Asks for the session in the slot; an error is for the client.

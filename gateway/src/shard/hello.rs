@@ -3,14 +3,15 @@
 use super::Shard;
 use super::frames::check_cursors;
 use super::handover::Handover;
-use super::table::{NO_SLOT, Session, Tick};
+use super::table::{Connection, NO_SLOT, Session, Tick};
 use crate::close::Reason;
 use crate::inbound::token::{Claims, TokenError};
-use crate::limits::{GAP_BUFFER_EVENTS_MAX, SYNC_BACKLOG_BYTES_MAX};
+use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS, SYNC_BACKLOG_BYTES_MAX};
 use crate::mail::{AskKind, Priority};
 use crate::outbound::payload::Tag;
 use crate::recovery::catchup::{CatchUp, Held};
 use crate::recovery::recent::Missed;
+use proto::Uuid;
 use proto::client::server_frame::Frame;
 use proto::client::{Hello, TokenAccepted, Welcome};
 use proto::error::ErrorCode;
@@ -48,6 +49,14 @@ impl Shard {
     /// Begins the session, in its home shard.
     pub(super) fn begin(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {
         let Claims { user, device, expires_at_s } = claims;
+        if self.has_too_many_sessions(&user) {
+            let max = self.settings.sessions_per_user_max;
+            let message = format!("at most {max} sessions of one user are allowed; close one");
+            let mut error = ErrorCode::TooManyRequests.to_frame(message);
+            error.retry_after_ms = SESSION_RETRY_MS;
+            self.reply_error(slot, request_id, error);
+            return self.close(slot, Reason::UserLimited, None);
+        }
         let token_due = self.token_tick(expires_at_s);
         let ping_due = Tick::after(self.now, self.settings.ping_ms);
         let Some(connection) = self.table.get_mut(slot) else { return };
@@ -83,6 +92,19 @@ impl Shard {
         if hello.resume {
             self.resume(slot, request_id, hello);
         }
+    }
+
+    /// All of a user's sessions are here, in its home shard.
+    fn has_too_many_sessions(&self, user: &Uuid) -> bool {
+        let max = self.settings.sessions_per_user_max;
+        let mut slot = self.registry.first(&self.table, user);
+        for _ in 0..max {
+            match self.table.session(slot) {
+                Some(session) => slot = session.next_of_user,
+                None => return false,
+            }
+        }
+        max > 0
     }
 
     /// Live events wait from here on, until chatd has answered.
@@ -142,9 +164,10 @@ impl Shard {
 
     fn hand_over(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {
         let home = self.mailboxes.home(&claims.user);
-        let Some((stream, mut conn, unsent)) = self.detach(slot) else { return };
+        let Some((connection, unsent)) = self.detach(slot) else { return };
+        let Connection { stream, tls, address, mut conn, .. } = connection;
         conn.go_on();
-        let handover = Handover { stream, conn, unsent, claims, request_id, hello };
+        let handover = Handover { stream, tls, address, conn, unsent, claims, request_id, hello };
         self.counts.sessions_moved.increment();
         let mail = crate::mail::Mail::Adopt(Box::new(handover));
         if let Err(crate::mail::Mail::Adopt(handover)) = self.mailboxes.get(home).try_send(mail) {

@@ -29,6 +29,7 @@ impl Shard {
             Mail::Keys(verifier) => self.verifier = verifier,
             Mail::Census => self.census(),
             Mail::Listen(sockets) => self.listen(sockets),
+            Mail::Certificate(config) => self.certificate = Some(config),
             Mail::Drain => self.drain(),
             Mail::Stop => self.stopping = true,
         }

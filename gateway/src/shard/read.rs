@@ -3,7 +3,7 @@
 
 use super::Shard;
 use crate::close::Reason;
-use crate::conn::{Effect, Lent};
+use crate::conn::{Effect, Lent, Stage};
 use crate::limits::READS_IN_A_ROW_MAX;
 use crate::mail::{Ask, AskKind, Priority};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use proto::Uuid;
 use std::io::{self, Read};
 
 /// What one look at a connection came to.
-enum Look {
+pub(super) enum Look {
     /// Something was done: look again.
     Again,
     /// Nothing more is there, or nothing more may be taken.
@@ -20,7 +20,8 @@ enum Look {
 
 impl Shard {
     pub(super) fn read(&mut self) {
-        let mut ready = std::mem::take(&mut self.ready);
+        let spare = std::mem::take(&mut self.spare_ready);
+        let mut ready = std::mem::replace(&mut self.ready, spare);
         for slot in ready.drain(..) {
             if let Some(connection) = self.table.get_mut(slot) {
                 connection.in_ready = false;
@@ -28,8 +29,7 @@ impl Shard {
             }
         }
         // What was noted meanwhile has its turn in the next round of the loop.
-        ready.append(&mut self.ready);
-        self.ready = ready;
+        self.spare_ready = ready;
     }
 
     fn read_connection(&mut self, slot: u32) {
@@ -50,6 +50,12 @@ impl Shard {
         }
         if !connection.readable || connection.conn.is_paused() {
             return Look::Done;
+        }
+        if connection.stage == Stage::Proxy {
+            return self.look_for_proxy_header(slot);
+        }
+        if connection.tls.is_some() {
+            return self.look_encrypted(slot);
         }
         match (&connection.stream).read(&mut self.read_buffer) {
             Ok(0) => {
@@ -78,11 +84,12 @@ impl Shard {
     }
 
     /// Hands the connection what lies in the read buffer, and does what follows.
-    fn process(&mut self, slot: u32, bytes: usize) {
+    pub(super) fn process(&mut self, slot: u32, bytes: usize) {
         let Some(connection) = self.table.get_mut(slot) else { return };
         let mut lent = Lent {
             now: self.now,
             policy: &self.settings.policy,
+            limits: &self.settings.limits,
             pool: &mut self.pool,
             effects: &mut self.effects,
         };

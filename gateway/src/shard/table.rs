@@ -3,9 +3,11 @@
 use crate::clock::Now;
 use crate::close::Reason;
 use crate::conn::{Conn, Stage};
+use crate::inbound::tls::Tls;
 use crate::limits::TIMER_TICK_MS;
 use crate::outbound::payload::Handle;
 use crate::outbound::ring::RingId;
+use crate::rate::Key;
 use crate::recovery::catchup::CatchUp;
 use crate::shard::slow::Gaps;
 use mio::net::TcpStream;
@@ -67,6 +69,9 @@ impl Deadlines {
 
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
+    pub(crate) tls: Option<Box<Tls>>,
+    /// The address that the connection counts for.
+    pub(crate) address: Option<Key>,
     /// Tells this connection from the slot's earlier ones; unique within the shard.
     pub(crate) generation: u32,
     pub(crate) conn: Conn,
@@ -130,10 +135,18 @@ impl Table {
         Self { slots: Slab::with_capacity(capacity), next_generation: 0 }
     }
 
-    pub(crate) fn insert(&mut self, stream: TcpStream, conn: Conn) -> u32 {
+    pub(crate) fn insert(
+        &mut self,
+        stream: TcpStream,
+        conn: Conn,
+        tls: Option<Box<Tls>>,
+        address: Option<Key>,
+    ) -> u32 {
         self.next_generation = self.next_generation.wrapping_add(1);
         let slot = self.slots.insert(Connection {
             stream,
+            tls,
+            address,
             generation: self.next_generation,
             stage: conn.stage(),
             conn,

@@ -5,7 +5,9 @@
 mod allocations;
 mod cache;
 mod harness;
+mod limits;
 mod slow;
+mod tls;
 
 use crate::close::Reason;
 use crate::mail::{Answer, AskKind, Asked, Delivery, Mail};

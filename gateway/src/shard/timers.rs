@@ -32,13 +32,22 @@ impl Shard {
     /// A new stage has a new deadline.
     pub(super) fn follow_stage(&mut self, slot: u32) {
         let Some(connection) = self.table.get_mut(slot) else { return };
-        let stage = connection.conn.stage();
-        if stage == connection.stage {
-            return;
+        let stage = match &connection.tls {
+            Some(tls) if tls.is_handshaking() && !connection.conn.is_closing() => Stage::Tls,
+            _ => connection.conn.stage(),
+        };
+        if stage != connection.stage {
+            self.begin_stage(slot, stage);
         }
+    }
+
+    /// Sets the stage's deadline.
+    pub(super) fn begin_stage(&mut self, slot: u32, stage: Stage) {
+        let Some(connection) = self.table.get_mut(slot) else { return };
         connection.stage = stage;
         let ms = match stage {
-            Stage::Head => Some(self.settings.handshake_ms),
+            Stage::Proxy | Stage::Head => Some(self.settings.handshake_ms),
+            Stage::Tls => Some(self.settings.tls_handshake_ms),
             Stage::Body => Some(BODY_MS_MAX),
             Stage::Answer => Some(ANSWER_MS_MAX),
             Stage::KeepAlive => Some(KEEP_ALIVE_MS_MAX),
@@ -89,6 +98,8 @@ impl Shard {
     fn stage_is_over(&mut self, slot: u32) {
         let Some(connection) = self.table.get(slot) else { return };
         match connection.stage {
+            Stage::Proxy => self.drop_connection(slot, Reason::ProxyHeader),
+            Stage::Tls => self.drop_connection(slot, Reason::TlsDeadline),
             Stage::Head | Stage::Body => self.close(slot, Reason::HandshakeDeadline, None),
             Stage::Answer => {
                 let error = ErrorCode::DeadlineExceeded.to_frame("no answer in time");

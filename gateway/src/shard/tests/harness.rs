@@ -7,11 +7,14 @@ use crate::config::{Overflow, Settings};
 use crate::conn::Policy;
 use crate::inbound::frame::FrameLimits;
 use crate::inbound::listen::Bound;
+use crate::inbound::proxy::Proxies;
+use crate::inbound::tls::tests::Identity;
 use crate::inbound::token::Verifier;
 use crate::mail::{Answer, Ask, Asked, Delivery, Mail};
 use crate::mailbox::{Mailboxes, pair};
 use crate::metrics::{GatewayMetrics, ShardMetrics};
 use crate::progress::Progress;
+use crate::rate::{Allowed, Limits};
 use crate::shard::{BELL, Beyond, Parts, Shard};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,8 +28,9 @@ use proto::client::server_frame::Frame as Down;
 use proto::client::{ClientFrame, Error, Event, Hello, Message as ChatMessage, ServerFrame};
 use proto::link::response::Response;
 use proto::{Message, Uuid};
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::json;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -72,9 +76,14 @@ impl Beyond for Notebook {
     }
 }
 
+pub(super) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
 pub(super) struct Gateway {
     pub(super) mailboxes: Mailboxes,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
+    /// Of the TLS listener.
+    pub(super) tls_address: SocketAddr,
+    pub(super) identity: Identity,
     metrics: GatewayMetrics,
     asks: Receiver<Ask>,
     changes: Receiver<Change>,
@@ -88,8 +97,13 @@ fn settings() -> Settings {
         policy: Policy {
             frames: FrameLimits { message_bytes_max: 65_536, fragments_max: 256 },
             origins: Vec::new(),
+            proxies: Proxies::default(),
             echo: false,
         },
+        limits: Arc::new(Limits::new(Allowed::default())),
+        sessions_per_user_max: 0,
+        tls_handshake_ms: 5_000,
+        tls_handshakes_max: 100,
         sessions_max: 1_000,
         ring_entries: 256,
         ring_bytes_max: 1 << 20,
@@ -142,15 +156,40 @@ impl Gateway {
             std::thread::Builder::new().spawn(move || Shard::new(parts).run()).unwrap()
         };
         let threads = (0..).zip(polls).map(start).collect();
-        let bound = Bound::new(&["127.0.0.1:0".to_owned()], shards).unwrap();
+        let any = ["127.0.0.1:0".to_owned()];
+        let bound = Bound::new(&any, &any, shards).unwrap();
         bound.limit_unsent(16 * 1024).unwrap();
-        let address = bound.addresses[0];
+        let (address, tls_address) = (bound.addresses[0].1, bound.addresses[1].1);
+        let identity = Identity::new();
         let verifier = Arc::new(verifier());
         for (mailbox, listeners) in mailboxes.iter().zip(bound.listen().unwrap()) {
             mailbox.send(Mail::Keys(Arc::clone(&verifier))).unwrap();
+            mailbox.send(Mail::Certificate(identity.config())).unwrap();
             mailbox.send(Mail::Listen(listeners)).unwrap();
         }
-        Self { mailboxes, address, metrics, asks, changes, allocations, threads }
+        Self {
+            mailboxes,
+            address,
+            tls_address,
+            identity,
+            metrics,
+            asks,
+            changes,
+            allocations,
+            threads,
+        }
+    }
+
+    /// Encrypted, and shaken hands.
+    pub(super) fn tls_stream(
+        &self,
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> TlsStream {
+        let stream = TcpStream::connect(self.tls_address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = StreamOwned::new(self.identity.client(&[version]), stream);
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        stream
     }
 
     pub(super) fn stream(&self) -> TcpStream {
@@ -249,6 +288,7 @@ impl Gateway {
             assert_eq!(counts.rings_borrowed.get(), 0);
             // The ping's own.
             assert_eq!(counts.payloads_live.get(), 1);
+            assert_eq!(counts.tls_handshakes.get(), 0);
         }
     }
 }
@@ -261,8 +301,8 @@ fn verifier() -> Verifier {
 }
 
 /// A client by tungstenite, as an independent implementation.
-pub(super) struct Client {
-    socket: WebSocket<TcpStream>,
+pub(super) struct Client<S = TcpStream> {
+    pub(super) socket: WebSocket<S>,
     binary: bool,
     /// Pings that came, which are answered while reading goes on.
     pub(super) pings: usize,
@@ -270,20 +310,30 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(gateway: &Gateway, binary: bool) -> Self {
-        let mut request =
-            format!("ws://{}/v1/connect", gateway.address).into_client_request().unwrap();
-        let protocol = if binary { proto::SUBPROTOCOL_PROTO } else { proto::SUBPROTOCOL_JSON };
-        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
-        let (socket, _) = tungstenite::client(request, gateway.stream()).unwrap();
-        Self { socket, binary, pings: 0 }
+        Self::over(gateway.stream(), binary)
     }
 
     pub(super) fn greeted(gateway: &Gateway, user: Uuid, binary: bool) -> Self {
         let mut client = Self::connect(gateway, binary);
+        client.greet(gateway, user);
+        client
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub(super) fn over(stream: S, binary: bool) -> Self {
+        let mut request = "ws://localhost/v1/connect".into_client_request().unwrap();
+        let protocol = if binary { proto::SUBPROTOCOL_PROTO } else { proto::SUBPROTOCOL_JSON };
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        let (socket, _) = tungstenite::client(request, stream).unwrap();
+        Self { socket, binary, pings: 0 }
+    }
+
+    pub(super) fn greet(&mut self, gateway: &Gateway, user: Uuid) {
+        let client = self;
         client.send(1, Up::Hello(gateway.hello(user)));
         let (1, Down::Welcome(welcome)) = client.next() else { panic!("a welcome is awaited") };
         assert_eq!(welcome.user_id, user.as_bytes());
-        client
     }
 
     pub(super) fn send(&mut self, request_id: u64, frame: Up) {

@@ -24,9 +24,12 @@ fn fill_socket(gateway: &Gateway, user: Uuid) -> u64 {
         let delivery = Delivery { frame, ..gateway.delivery(vec![user], event(A, number)) };
         gateway.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
     }
-    // What is left after a flush is what the socket did not take.
-    while gateway.counts(0).send_queue_depth.get() == 0 {
-        std::thread::yield_now();
+    // Until the peer's buffer is full the socket takes more again and again: wait for it to rest.
+    let counts = gateway.counts(0);
+    let mut writes = 0;
+    while counts.send_queue_depth.get() == 0 || counts.writes.get() != writes {
+        writes = counts.writes.get();
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
     20
 }
