@@ -120,6 +120,9 @@ pub(crate) struct Shard {
     /// Connections to be read, to be flushed, and whose time has come.
     ready: Vec<u32>,
     dirty: Vec<u32>,
+    /// The lists that take what is noted while those are worked through.
+    spare_ready: Vec<u32>,
+    spare_dirty: Vec<u32>,
     fired: Vec<u32>,
     /// Bytes of sync answers that wait for their sessions' rings.
     backlog_bytes: usize,
@@ -170,9 +173,11 @@ impl Shard {
             pool: Pool::default(),
             deflater: Deflater::default(),
             effects: Vec::new(),
-            ready: Vec::new(),
-            dirty: Vec::new(),
-            fired: Vec::new(),
+            ready: Vec::with_capacity(POLL_EVENTS_MAX),
+            dirty: Vec::with_capacity(POLL_EVENTS_MAX),
+            spare_ready: Vec::with_capacity(POLL_EVENTS_MAX),
+            spare_dirty: Vec::with_capacity(POLL_EVENTS_MAX),
+            fired: Vec::with_capacity(POLL_EVENTS_MAX),
             backlog_bytes: 0,
             queued: 0,
             drain_until_ms: None,

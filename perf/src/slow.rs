@@ -29,6 +29,7 @@ struct Report {
     slow_gapped: u64,
     lost: u64,
     rss_growth_bytes: u64,
+    recent_events_growth_bytes: u64,
     others_p50_ms_alone: f64,
     others_p50_ms_beside: f64,
     others_max_ms_alone: f64,
@@ -92,6 +93,7 @@ pub(crate) fn run(options: &SlowOptions) -> Outcome {
     let closed_before = counter("connections_closed_total", CODE_OVERFLOW)?;
     let gapped_before = counter("gaps_told_total", "")?;
     let coalesced_before = counter("events_coalesced_total", "")?;
+    let recent_before = counter("recent_bytes", "")?;
     let bytes_before = process::anonymous_bytes_sum(&run.pids)?;
     run.bytes_most = bytes_before;
     run.part(&Part { us: 2 * quarter_us, beside: true })?;
@@ -99,6 +101,7 @@ pub(crate) fn run(options: &SlowOptions) -> Outcome {
     let closed = counter("connections_closed_total", CODE_OVERFLOW)? - closed_before;
     let gapped = counter("gaps_told_total", "")? - gapped_before;
     let coalesced = counter("events_coalesced_total", "")? - coalesced_before;
+    let recent = counter("recent_bytes", "")?;
     run.close_slow();
     progress!("perf: alone again");
     run.part(&Part { us: quarter_us, beside: false })?;
@@ -111,6 +114,7 @@ pub(crate) fn run(options: &SlowOptions) -> Outcome {
         slow_gapped: gapped,
         lost: run.clients.lost(run.others.counts()),
         rss_growth_bytes: run.bytes_most - bytes_before,
+        recent_events_growth_bytes: recent.saturating_sub(recent_before),
         others_p50_ms_alone: rounded(alone.ms_at(0.5)),
         others_p50_ms_beside: rounded(beside.ms_at(0.5)),
         others_max_ms_alone: rounded(alone.ms_max()),
@@ -127,7 +131,8 @@ pub(crate) fn run(options: &SlowOptions) -> Outcome {
         lost_is: "events that one of the others did not get while it was connected; for one that \
                   reconnected, from the first event after it on",
         rss_growth_is: "the most private anonymous memory of the gateways beside the slow ones, less \
-                        what it was before",
+                        what it was before; recent events are kept until recovery.cache_bytes are \
+                        taken, and are part of it",
     };
     run.driver.close_all();
     report::print(&report, options.common.json)?;
@@ -159,8 +164,8 @@ impl Run {
         let all = KafkaSink::open(&brokers, conversations, &users)?;
         let busy_conversations = slow.div_ceil(count(members));
         let busy = KafkaSink::open(&brokers, busy_conversations, &users[others..])?;
-        // Rings are full in the middle of the part in which the slow ones are there.
-        let busy_per_s = (4 * SLOW_BUSY_EVENTS / options.seconds.max(4)).clamp(8, 64);
+        // Rings are full after three quarters of the part in which the slow ones are there.
+        let busy_per_s = (8 * SLOW_BUSY_EVENTS / 3 / options.seconds.max(4)).clamp(8, 64);
         let churned_per_minute = others as u64 * options.churn_percent / 100;
         let mut run = Self {
             driver: Driver::new()?,

@@ -25,15 +25,15 @@ pub(super) enum Written {
 impl Shard {
     pub(super) fn flush(&mut self) {
         self.now = self.clock.now();
-        let mut dirty = std::mem::take(&mut self.dirty);
+        let spare = std::mem::take(&mut self.spare_dirty);
+        let mut dirty = std::mem::replace(&mut self.dirty, spare);
         for slot in dirty.drain(..) {
             if let Some(connection) = self.table.get_mut(slot) {
                 connection.in_dirty = false;
                 self.flush_connection(slot);
             }
         }
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
+        self.spare_dirty = dirty;
     }
 
     /// Writes what waits, as far as the socket takes it.

@@ -20,7 +20,8 @@ pub(super) enum Look {
 
 impl Shard {
     pub(super) fn read(&mut self) {
-        let mut ready = std::mem::take(&mut self.ready);
+        let spare = std::mem::take(&mut self.spare_ready);
+        let mut ready = std::mem::replace(&mut self.ready, spare);
         for slot in ready.drain(..) {
             if let Some(connection) = self.table.get_mut(slot) {
                 connection.in_ready = false;
@@ -28,8 +29,7 @@ impl Shard {
             }
         }
         // What was noted meanwhile has its turn in the next round of the loop.
-        ready.append(&mut self.ready);
-        self.ready = ready;
+        self.spare_ready = ready;
     }
 
     fn read_connection(&mut self, slot: u32) {

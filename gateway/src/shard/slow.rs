@@ -122,11 +122,11 @@ impl Shard {
         false
     }
 
-    /// Where the socket is full, an ephemeral event takes the place of an earlier one about the same.
+    /// An ephemeral event takes the place of an earlier one about the same that still waits.
     pub(super) fn coalesce(&mut self, slot: u32, handle: Handle) -> bool {
         let Some(connection) = self.table.get(slot) else { return false };
         let (ring, encoding) = (connection.ring, connection.conn.encoding());
-        if !connection.blocked || connection.ending.is_some() {
+        if self.rings.queued(ring).entries == 0 || connection.ending.is_some() {
             return false;
         }
         let Some(subject) = self.payloads.subject(handle) else { return false };
