@@ -118,9 +118,9 @@ impl Http {
 fn upgraded(head: &Head<'_, '_>, lent: &mut Lent<'_>) -> Next {
     match upgrade::negotiate(head, &lent.policy.origins, lent.policy.deflate) {
         Ok(upgrade) => {
-            let Upgrade { encoding, token, inflates, response } = upgrade;
+            let Upgrade { encoding, token, window_bits, response } = upgrade;
             lent.effects.push(Effect::Write(response.into()));
-            Next::Upgrade(encoding, Socket::new(encoding, token, inflates, lent.policy.echo))
+            Next::Upgrade(encoding, Socket::new(encoding, token, window_bits, lent.policy.echo))
         }
         Err(refusal) => {
             let headers = "upgrade: websocket\r\nsec-websocket-version: 13\r\n";

@@ -20,8 +20,8 @@ pub(super) struct Socket {
     window: u32,
     control_frames: u16,
     encoding: Encoding,
-    /// Compressed messages are agreed on.
-    inflates: bool,
+    /// Compressed messages are agreed on: the client's window, as a power of two.
+    window_bits: Option<u8>,
     greeted: bool,
 }
 
@@ -34,7 +34,7 @@ impl Socket {
     pub(super) fn new(
         encoding: Encoding,
         token: Option<String>,
-        inflates: bool,
+        window_bits: Option<u8>,
         echo: bool,
     ) -> Self {
         let offer = token.map(|token| Box::new(Offer { token }));
@@ -44,7 +44,7 @@ impl Socket {
             window: 0,
             control_frames: 0,
             encoding,
-            inflates,
+            window_bits,
             greeted: echo,
         }
     }
@@ -59,14 +59,14 @@ impl Socket {
 
     pub(super) fn take(&mut self, bytes: &mut [u8], lent: &mut Lent<'_>) -> (usize, Next) {
         let mut used = 0;
-        let limits = FrameLimits { inflates: self.inflates, ..lent.policy.frames };
+        let limits = FrameLimits { inflates: self.window_bits.is_some(), ..lent.policy.frames };
         loop {
             let incoming = match self.decoder.next(bytes, &mut used, limits, lent.pool) {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return (used, Next::Stay),
                 Err(reason) => return (bytes.len(), close(reason, None, lent)),
             };
-            let deflater = self.encoding.is_deflated().then_some(&mut *lent.deflater);
+            let deflater = self.window_bits.map(|bits| (&mut *lent.deflater, bits));
             let outcome = match incoming {
                 Incoming::Text(text) if lent.policy.echo => {
                     Taken::Echo(encode::echo(true, text.as_bytes(), deflater))

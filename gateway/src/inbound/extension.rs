@@ -15,6 +15,11 @@ impl Agreed {
         self.small_window.is_none()
     }
 
+    /// The client's window for what we send, as a power of two.
+    pub(crate) fn window_bits(self) -> u8 {
+        self.small_window.unwrap_or(15)
+    }
+
     /// The response's header, ended by CR LF.
     pub(crate) fn header(self) -> String {
         let window = match self.small_window {

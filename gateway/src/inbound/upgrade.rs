@@ -40,8 +40,8 @@ pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
     /// The token, if it came with the upgrade.
     pub(crate) token: Option<String>,
-    /// The client's messages may be compressed.
-    pub(crate) inflates: bool,
+    /// Compression is agreed on: the client's window, as a power of two.
+    pub(crate) window_bits: Option<u8>,
     /// The 101 response.
     pub(crate) response: String,
 }
@@ -97,7 +97,7 @@ pub(crate) fn negotiate(
             (false, false) => Encoding::Json,
             (false, true) => Encoding::JsonDeflated,
         },
-        inflates: agreed.is_some(),
+        window_bits: agreed.map(extension::Agreed::window_bits),
         token: bearer(head, &offered),
         response: format!(
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n{protocol}{extensions}\r\n"

@@ -41,6 +41,31 @@ impl Deflater {
     }
 }
 
+impl Deflater {
+    /// Appends the message compressed, gain or not, so that a window of so many bits can follow: no
+    /// piece refers to one before it.
+    pub(crate) fn append_always(&mut self, message: &[u8], window_bits: u8, out: &mut Vec<u8>) {
+        let new = || Box::new(Compress::new(Compression::fast(), false));
+        let machine = self.machine.get_or_insert_with(new);
+        machine.reset();
+        let mut pieces = message.chunks(1 << window_bits).peekable();
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            out.reserve(piece.len() + piece.len() / 8 + DEFLATE_ROOM_BYTES);
+            let is_last = pieces.peek().is_none();
+            let flush = if is_last { FlushCompress::Sync } else { FlushCompress::Full };
+            // There is room for all of it, so it takes all.
+            let _ = machine.compress_vec(piece, out, flush);
+            if is_last {
+                break;
+            }
+        }
+        if out.ends_with(&TAIL) {
+            out.truncate(out.len() - TAIL.len());
+        }
+    }
+}
+
 /// The machine and its output, shared by all connections of a shard.
 #[derive(Default)]
 pub(crate) struct Inflater {
@@ -135,6 +160,23 @@ mod tests {
                 assert_eq!(again, out);
             }
         }
+    }
+
+    #[test]
+    fn small_windows_can_follow_what_is_compressed_for_them() {
+        let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
+        let mut random = fastrand::Rng::with_seed(5);
+        for round in 0..200 {
+            let top = [2, 30, 255][round % 3];
+            let message: Vec<u8> = (0..random.usize(..9_000)).map(|_| random.u8(..top)).collect();
+            let bits = random.u8(9..=15);
+            let mut out = Vec::new();
+            deflater.append_always(&message, bits, &mut out);
+            assert!(inflater.message(&out, 1 << 20).unwrap() == message);
+        }
+        let mut out = Vec::new();
+        deflater.append_always(b"", 15, &mut out);
+        assert_eq!(inflater.message(&out, 10), Ok(&b""[..]));
     }
 
     #[test]

@@ -44,12 +44,20 @@ pub(crate) fn text(frame: &ServerFrame, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A data message as it came, for the conformance profile; compressed, if that was agreed on.
-pub(crate) fn echo(is_text: bool, payload: &[u8], deflater: Option<&mut Deflater>) -> Vec<u8> {
+/// A data message as it came, for the conformance profile; compressed whether that is a gain or not,
+/// if it was agreed on, so that the suites see compression.
+pub(crate) fn echo(
+    is_text: bool,
+    payload: &[u8],
+    deflater: Option<(&mut Deflater, u8)>,
+) -> Vec<u8> {
     let opcode = OpCode::Data(if is_text { Data::Text } else { Data::Binary });
     let mut out = Vec::with_capacity(payload.len() + 10);
-    if let Some(deflater) = deflater {
-        deflated(opcode, payload, deflater, &mut out);
+    if let Some((deflater, window_bits)) = deflater {
+        let mut message = Vec::new();
+        deflater.append_always(payload, window_bits, &mut message);
+        header_of(opcode, true, message.len(), &mut out);
+        out.extend_from_slice(&message);
     } else {
         header(opcode, payload.len(), &mut out);
         out.extend_from_slice(payload);
