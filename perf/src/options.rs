@@ -71,7 +71,7 @@ pub(crate) struct WriteOptions {
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) conversations: u64,
     /// Sends that are not yet acknowledged, at once
-    #[arg(long, value_name = "N", default_value_t = 4_096)]
+    #[arg(long, value_name = "N", default_value_t = 8_192)]
     pub(crate) in_flight: u64,
     /// Bytes of each message's text
     #[arg(long, value_name = "N", default_value_t = 256)]

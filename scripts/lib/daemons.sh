@@ -43,6 +43,8 @@ presenced_config() { # DIR
   printf '[kafka]\nbrokers = %s\n' "$(toml_list "$(kafka_brokers)")"
 }
 
+# All of a stack's clients, load generators among them, come from this machine's few addresses: so
+# limits by address are off, and a user may do more than people do.
 gateway_config() { # DIR NAME
   printf 'listen = ["127.0.0.1:%s"]\ndrain_ms = 2000\n' "$(part_port "$2")"
   common_config "$2"
@@ -50,6 +52,8 @@ gateway_config() { # DIR NAME
     printf '[tls]\nlisten = ["127.0.0.1:%s"]\ncertificate = %s\nkey = %s\n' "$(tls_port "$2")" \
       "$(toml_string "$1/tls/certificate.pem")" "$(toml_string "$1/tls/key.pem")"
   fi
+  printf '[limits]\nconnections_per_address = 0\nconnects_per_address_per_s = 0\n'
+  printf 'requests_per_address_per_s = 0\nframes_per_user_per_s = 5000\n'
   printf '[link]\nsecret = %s\n' "$(toml_string "$(secret "$1" link)")"
   printf '[chatd]\nlink = "127.0.0.1:%s"\n' "$(part_port chatd)"
   printf '[presenced]\nlink = "127.0.0.1:%s"\n' "$(part_port presenced)"
