@@ -4,7 +4,7 @@ use crate::db::{Connection, Query, signed};
 use crate::failure::Failure;
 use crate::limits::{ABOUT_BYTES_MAX, DISPLAY_NAME_BYTES_MAX};
 use crate::read::contacts;
-use crate::write::{NOTIFY, check_stored, outbox_columns, profile_updated};
+use crate::write::{NOTIFY, check_stored, profile_updated, write_outbox};
 use postgres::Row;
 use proto::Uuid;
 use proto::client::ProfileUpdated;
@@ -164,7 +164,7 @@ pub(crate) fn update(
             about: profile.about.clone(),
         };
         let row = profile_updated(user_id, event, traceparent, &recipients, now_us);
-        outbox_columns([&row]).insert(connection)?;
+        write_outbox(connection, &[&row])?;
         Ok::<_, Failure>(profile)
     })?;
     // Committed already; without it the relay finds the row by itself.

@@ -21,5 +21,5 @@ pub(crate) use command::{
 };
 pub(crate) use engine::Engine;
 pub(crate) use record::profile_updated;
-pub(crate) use statements::{NOTIFY, outbox_columns};
+pub(crate) use statements::{NOTIFY, write_outbox};
 pub(crate) use writers::{Command, Writers, WritersSettings};

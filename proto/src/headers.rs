@@ -41,6 +41,10 @@ pub mod dead_letter {
     /// Where in its topic it is.
     pub const PARTITION: &str = "dlq-partition";
     pub const OFFSET: &str = "dlq-offset";
+    /// Of a record that settles a dead letter in its partition: that one's offset.
+    pub const SETTLES: &str = "dlq-settles";
+    /// How it was settled: `replayed` or `dropped`.
+    pub const SETTLED: &str = "dlq-settled";
 }
 
 /// A header is there but does not hold what its name promises.

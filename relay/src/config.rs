@@ -55,7 +55,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "relay.lease_ms",
         kind: Kind::Integer { min: 500, max: 60_000 },
-        default: "2000",
+        default: "2500",
         doc: "How long a relay owns a shard after it last said so, in ms; a dead relay's shards \
               are taken over after about this long.",
     },

@@ -45,8 +45,16 @@ pub(crate) fn dead_letter(record: &Record, error: &str, now_us: u64) -> Prepared
 
 fn headers(decoded: &RecordHeaders) -> OwnedHeaders {
     let pairs = decoded.to_pairs();
-    let empty = OwnedHeaders::new_with_capacity(pairs.len());
-    pairs.iter().fold(empty, |all, (name, value)| add(all, name, value))
+    owned_headers(pairs.iter().map(|(name, value)| (*name, value.as_slice())))
+}
+
+/// Names and values as Kafka's client takes them.
+pub(crate) fn owned_headers<'a>(
+    pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> OwnedHeaders {
+    let pairs = pairs.into_iter();
+    let empty = OwnedHeaders::new_with_capacity(pairs.size_hint().0);
+    pairs.fold(empty, |all, (name, value)| add(all, name, value))
 }
 
 fn add(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeaders {

@@ -50,13 +50,14 @@ pub(crate) const STOP_MS_MAX: u64 = 5_000;
 /// lease was taken, see [`crate::publisher`].
 ///
 /// The lease is renewed after so long.
-pub(crate) const RENEW_PERCENT: u64 = 25;
-/// A wave that is not acknowledged after so long is taken back.
-pub(crate) const WAVE_PERCENT: u64 = 35;
+pub(crate) const RENEW_PERCENT: u64 = 10;
+/// A wave that is not acknowledged after so long is taken back, and goes again with another producer:
+/// what the broker had of it is then there twice. So it is as late as the lease allows.
+pub(crate) const WAVE_PERCENT: u64 = 65;
 /// Kafka's client drops a message that it could not send for so long.
-pub(crate) const MESSAGE_PERCENT: u64 = 50;
+pub(crate) const MESSAGE_PERCENT: u64 = 72;
 /// A wave is begun only if the lease holds for at least so long.
-pub(crate) const BEGIN_PERCENT: u64 = 55;
+pub(crate) const BEGIN_PERCENT: u64 = 80;
 
 const _: () = assert!(RECORD_VALUE_BYTES_MAX + 20 * 1024 < RECORD_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX * 2 < DEAD_LETTER_BYTES_MAX);

@@ -97,8 +97,8 @@ impl Engine {
         let outcome = connection.transaction(|connection| {
             let plan = append(connection, audiences, appends, is_wary, now_us)?;
             let told = acknowledge(connection, audiences, receipts, &plan, now_us)?;
-            let rows = plan.outbox.iter().chain(&told.outbox);
-            sql::outbox_columns(rows).insert(connection)?;
+            let rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
+            sql::write_outbox(connection, &rows)?;
             Ok::<_, CommitError>((plan, told))
         });
         let (plan, told) = match outcome {

@@ -368,65 +368,51 @@ fn event_rows(events: &[EventRow<'_>]) -> CopyRows {
     rows
 }
 
-/// The outbox's columns: shard, topic, key, value, headers, time.
-#[derive(Default)]
-pub(crate) struct OutboxColumns<'a> {
-    shards: Vec<i16>,
-    topics: Vec<&'static str>,
-    keys: Vec<&'a [u8]>,
-    values: Vec<&'a [u8]>,
-    headers: Vec<&'a [u8]>,
-    times: Vec<i64>,
+/// Writes rows of the outbox, if there are any, in their order.
+pub(crate) fn write_outbox(connection: &mut Connection, rows: &[&OutboxRow]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    if rows.len() >= COPY_ROWS_MIN {
+        return connection.copy(&COPY_OUTBOX, outbox_rows(rows)).map(drop);
+    }
+    macro_rules! column {
+        ($row:ident => $value:expr) => {
+            &rows.iter().map(|$row| $value).collect::<Vec<_>>()
+        };
+    }
+    connection.execute(
+        &INSERT_OUTBOX,
+        &[
+            column!(it => shard(it)),
+            column!(it => it.topic),
+            column!(it => it.key.as_bytes().as_slice()),
+            column!(it => it.value.as_slice()),
+            column!(it => it.headers.as_slice()),
+            column!(it => signed(it.created_at_us)),
+        ],
+    )?;
+    Ok(())
 }
 
-pub(crate) fn outbox_columns<'a>(
-    rows: impl IntoIterator<Item = &'a OutboxRow>,
-) -> OutboxColumns<'a> {
-    let mut columns = OutboxColumns::default();
-    for row in rows {
-        // Shards are few.
-        columns.shards.push(i16::try_from(proto::id::outbox_shard(&row.key)).unwrap_or_default());
-        columns.topics.push(row.topic);
-        columns.keys.push(row.key.as_bytes());
-        columns.values.push(&row.value);
-        columns.headers.push(&row.headers);
-        columns.times.push(signed(row.created_at_us));
+fn outbox_rows(rows: &[&OutboxRow]) -> CopyRows {
+    let bytes = rows.iter().map(|it| OUTBOX_ROW_BYTES + it.value.len() + it.headers.len()).sum();
+    let mut copied = CopyRows::with_capacity(bytes);
+    for it in rows {
+        copied.row(6);
+        copied.smallint(shard(it));
+        copied.value(it.topic.as_bytes());
+        copied.value(it.key.as_bytes());
+        copied.value(&it.value);
+        copied.value(&it.headers);
+        copied.bigint(signed(it.created_at_us));
     }
-    columns
+    copied
 }
 
-impl OutboxColumns<'_> {
-    /// Inserts them, if there are any.
-    pub(crate) fn insert(&self, connection: &mut Connection) -> Result<(), Error> {
-        if self.shards.is_empty() {
-            return Ok(());
-        }
-        if self.shards.len() >= COPY_ROWS_MIN {
-            return connection.copy(&COPY_OUTBOX, self.rows()).map(drop);
-        }
-        connection.execute(
-            &INSERT_OUTBOX,
-            &[&self.shards, &self.topics, &self.keys, &self.values, &self.headers, &self.times],
-        )?;
-        Ok(())
-    }
-
-    fn rows(&self) -> CopyRows {
-        let bytes = |columns: &[&[u8]]| columns.iter().map(|it| it.len()).sum::<usize>();
-        let bytes =
-            self.shards.len() * OUTBOX_ROW_BYTES + bytes(&self.values) + bytes(&self.headers);
-        let mut rows = CopyRows::with_capacity(bytes);
-        for index in 0..self.shards.len() {
-            rows.row(6);
-            rows.smallint(self.shards[index]);
-            rows.value(self.topics[index].as_bytes());
-            rows.value(self.keys[index]);
-            rows.value(self.values[index]);
-            rows.value(self.headers[index]);
-            rows.bigint(self.times[index]);
-        }
-        rows
-    }
+fn shard(row: &OutboxRow) -> i16 {
+    // Shards are few.
+    i16::try_from(proto::id::outbox_shard(&row.key)).unwrap_or_default()
 }
 
 /// A cursor that moved forward, as it is stored now.

@@ -24,9 +24,7 @@ impl Deflater {
         if message.len() < DEFLATE_BYTES_MIN {
             return false;
         }
-        let new = || Box::new(Compress::new(Compression::fast(), false));
-        let machine = self.machine.get_or_insert_with(new);
-        machine.reset();
+        let machine = self.machine();
         let before = out.len();
         // Room for whatever it grows to, so that one call takes it all.
         out.reserve(message.len() + message.len() / 8 + DEFLATE_ROOM_BYTES);
@@ -39,15 +37,11 @@ impl Deflater {
         out.truncate(end);
         whole
     }
-}
 
-impl Deflater {
     /// Appends the message compressed, gain or not, so that a window of so many bits can follow: no
     /// piece refers to one before it.
     pub(crate) fn append_always(&mut self, message: &[u8], window_bits: u8, out: &mut Vec<u8>) {
-        let new = || Box::new(Compress::new(Compression::fast(), false));
-        let machine = self.machine.get_or_insert_with(new);
-        machine.reset();
+        let machine = self.machine();
         let mut pieces = message.chunks(1 << window_bits).peekable();
         loop {
             let piece = pieces.next().unwrap_or_default();
@@ -63,6 +57,14 @@ impl Deflater {
         if out.ends_with(&TAIL) {
             out.truncate(out.len() - TAIL.len());
         }
+    }
+
+    /// As if nothing had gone through it.
+    fn machine(&mut self) -> &mut Compress {
+        let new = || Box::new(Compress::new(Compression::fast(), false));
+        let machine = self.machine.get_or_insert_with(new);
+        machine.reset();
+        machine
     }
 }
 

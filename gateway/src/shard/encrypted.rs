@@ -60,17 +60,7 @@ impl Shard {
                 self.drop_connection(slot, Reason::TlsFailed);
                 Look::Done
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(connection) = self.table.get_mut(slot) {
-                    connection.readable = false;
-                }
-                Look::Done
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Look::Again,
-            Err(_) => {
-                self.drop_connection(slot, Reason::PeerGone);
-                Look::Done
-            }
+            Err(error) => self.read_failed(slot, &error),
         }
     }
 

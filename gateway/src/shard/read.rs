@@ -71,16 +71,22 @@ impl Shard {
                 self.process(slot, bytes);
                 Look::Again
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                connection.readable = false;
-                Look::Done
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Look::Again,
-            Err(_) => {
-                self.drop_connection(slot, Reason::PeerGone);
-                Look::Done
-            }
+            Err(error) => self.read_failed(slot, &error),
         }
+    }
+
+    /// The socket gave nothing: it is empty, was interrupted, or is gone.
+    pub(super) fn read_failed(&mut self, slot: u32, error: &io::Error) -> Look {
+        match error.kind() {
+            io::ErrorKind::Interrupted => return Look::Again,
+            io::ErrorKind::WouldBlock => {
+                if let Some(connection) = self.table.get_mut(slot) {
+                    connection.readable = false;
+                }
+            }
+            _ => self.drop_connection(slot, Reason::PeerGone),
+        }
+        Look::Done
     }
 
     /// Hands the connection what lies in the read buffer, and does what follows.

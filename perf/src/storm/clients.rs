@@ -53,7 +53,11 @@ impl Clients {
             views: conversations.iter().map(view).collect(),
             ..Client::default()
         };
-        let clients: Vec<Client> = by_user.iter().map(client).collect();
+        Self::counting(by_user.iter().map(client).collect())
+    }
+
+    /// Nothing is counted yet.
+    fn counting(clients: Vec<Client>) -> Self {
         Self {
             unsynced: clients.len() as u64,
             clients,
@@ -74,18 +78,7 @@ impl Clients {
             client.synced = false;
             client.views.iter_mut().for_each(|view| view.expected += gap);
         }
-        *self = Self {
-            unsynced: self.clients.len() as u64,
-            clients: std::mem::take(&mut self.clients),
-            last_opened_us: 0,
-            last_synced_us: 0,
-            latencies: Latencies::new(),
-            caught_up: 0,
-            duplicates: 0,
-            resets: 0,
-            gaps: 0,
-            closed: 0,
-        };
+        *self = Self::counting(std::mem::take(&mut self.clients));
     }
 
     /// What a session says first: that it resumes, and from where.

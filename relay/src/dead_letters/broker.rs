@@ -1,14 +1,16 @@
 //! The dead-letter topics at the broker: read whole, and written to.
 
 use super::Settlement;
-use super::letter::{HOW, Letter, Place, SETTLES, open};
+use super::letter::{Letter, Place, open};
 use crate::config::Settings;
+use crate::envelope::owned_headers;
 use crate::limits::{DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_MS_MAX, DEAD_LETTERS_SHOWN_MAX};
 use crate::publisher::client_config;
+use proto::headers::dead_letter as header;
 use proto::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Headers};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 use std::sync::Mutex;
@@ -130,9 +132,7 @@ impl Broker {
             let place = &letter.place;
             return Err(format!("{place}: its headers cannot be read, so it can only be dropped"));
         }
-        let headers = letter.own_headers().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
-        });
+        let headers = owned_headers(letter.own_headers());
         let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(letter.place.topic)
             .key(letter.key.as_slice())
             .payload(letter.value.as_slice());
@@ -143,11 +143,10 @@ impl Broker {
     pub(super) fn settle(&self, letter: &Letter, settlement: Settlement) -> Result<(), String> {
         let topic = topics::dead_letter(letter.place.topic);
         let offset = letter.place.offset.to_string();
-        let headers = [(SETTLES, offset.as_str()), (HOW, settlement.word())]
-            .iter()
-            .fold(OwnedHeaders::new(), |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(*value) })
-            });
+        let headers = owned_headers([
+            (header::SETTLES, offset.as_bytes()),
+            (header::SETTLED, settlement.word().as_bytes()),
+        ]);
         let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic)
             .partition(letter.place.partition)
             .key(letter.key.as_slice())

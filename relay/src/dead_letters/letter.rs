@@ -10,10 +10,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// Names the offset of the letter that a record settles.
-pub(super) const SETTLES: &str = "dlq-settles";
-/// How: `replayed` or `dropped`.
-pub(super) const HOW: &str = "dlq-settled";
 /// What all headers that a dead letter has besides its own begin with.
 const PREFIX: &str = "dlq-";
 
@@ -64,7 +60,7 @@ pub(super) struct Letter {
 impl Letter {
     /// The offset that this record settles, if it is such a record.
     pub(super) fn settles(&self) -> Option<i64> {
-        std::str::from_utf8(self.header(SETTLES)?).ok()?.parse().ok()
+        std::str::from_utf8(self.header(header::SETTLES)?).ok()?.parse().ok()
     }
 
     /// The headers that it was, or should have been, published with.
@@ -165,7 +161,7 @@ mod tests {
     #[test]
     fn what_is_settled_is_no_longer_listed() {
         let records = vec![
-            letter(9, &[(SETTLES, "5"), (HOW, "dropped")]),
+            letter(9, &[(header::SETTLES, "5"), (header::SETTLED, "dropped")]),
             letter(6, &[("dlq-error", "why")]),
             letter(5, &[]),
         ];

@@ -84,13 +84,18 @@ fn a_slow_reader_is_told_of_its_gap_and_stays() {
     gateway.stop();
 }
 
-#[test]
-fn high_priority_is_shed_last() {
-    let gateway = Gateway::start(1, |settings| {
+/// Rings of 64 payloads, of which logs are thrown away.
+fn gapping() -> Gateway {
+    Gateway::start(1, |settings| {
         settings.ring_entries = 64;
         settings.ring_bytes_max = 1 << 24;
         settings.overflow = Overflow::Gap;
-    });
+    })
+}
+
+#[test]
+fn high_priority_is_shed_last() {
+    let gateway = gapping();
     let user = proto::id::new();
     let mut client = Client::greeted(&gateway, user, true);
     let filled = fill_socket(&gateway, user);
@@ -117,11 +122,7 @@ fn high_priority_is_shed_last() {
 
 #[test]
 fn a_ring_full_of_what_cannot_be_synced_closes_all_the_same() {
-    let gateway = Gateway::start(1, |settings| {
-        settings.ring_entries = 64;
-        settings.ring_bytes_max = 1 << 24;
-        settings.overflow = Overflow::Gap;
-    });
+    let gateway = gapping();
     let user = proto::id::new();
     let mut client = Client::greeted(&gateway, user, true);
     fill_socket(&gateway, user);
