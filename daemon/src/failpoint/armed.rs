@@ -36,7 +36,9 @@ pub fn reach(name: &'static str) -> Result<(), Injected> {
     if ARMED.load(Ordering::Acquire) == 0 {
         return Ok(());
     }
-    match due(&mut ORDERS.lock().unwrap_or_else(PoisonError::into_inner), name) {
+    // The lock is not held while one sleeps: others pass here meanwhile.
+    let action = due(&mut ORDERS.lock().unwrap_or_else(PoisonError::into_inner), name);
+    match action {
         None => Ok(()),
         Some(Action::Error) => {
             tracing::warn!(name, "failpoint: error");
