@@ -21,7 +21,7 @@ fn a_crash_between_publish_and_mark_publishes_again_in_order() {
     };
     let mut tail = kafka.tail(topics::MESSAGE_CREATED);
     let mut client = postgres.client();
-    let start = || Relay::start_binary(&binary, "relay-1", &postgres, &kafka.brokers);
+    let start = || Relay::start_binary(&binary, "relay-1", &postgres, &kafka.brokers, &[]);
     let mut relay = start();
     let mut repeats = 0;
     for round in 0..3 {
@@ -48,7 +48,7 @@ fn a_relay_that_was_paused_before_it_publishes_publishes_nothing_after_its_lease
     };
     let mut tail = kafka.tail(topics::MESSAGE_CREATED);
     let mut client = postgres.client();
-    let start = |name| Relay::start_binary(&binary, name, &postgres, &kafka.brokers);
+    let start = |name| Relay::start_binary(&binary, name, &postgres, &kafka.brokers, &[]);
     let one = start("relay-1");
     wait_until(20, "all shards", || one.metric("shards_held") == 16.0);
     // Both workers, so that every shard is concerned.
@@ -87,7 +87,7 @@ fn a_relay_whose_lease_was_taken_may_not_mark_what_it_published() {
     };
     let mut tail = kafka.tail(topics::MESSAGE_CREATED);
     let mut client = postgres.client();
-    let relay = Relay::start_binary(&binary, "relay-1", &postgres, &kafka.brokers);
+    let relay = Relay::start_binary(&binary, "relay-1", &postgres, &kafka.brokers, &[]);
     wait_until(20, "all shards", || relay.metric("shards_held") == 16.0);
     relay.arm("relay.after_publish=sleep:2000,relay.after_publish=sleep:2000");
     commit_range(&mut client, &keys, 1, 1);

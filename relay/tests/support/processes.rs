@@ -165,7 +165,18 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn start(instance: &str, postgres: &Postgres, brokers: &str) -> Self {
-        Self::start_binary(env!("CARGO_BIN_EXE_relay").as_ref(), instance, postgres, brokers)
+        Self::start_with(instance, postgres, brokers, &[])
+    }
+
+    /// With settings of its own: names and values of environment variables.
+    pub(crate) fn start_with(
+        instance: &str,
+        postgres: &Postgres,
+        brokers: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let binary = env!("CARGO_BIN_EXE_relay").as_ref();
+        Self::start_binary(binary, instance, postgres, brokers, settings)
     }
 
     pub(crate) fn start_binary(
@@ -173,6 +184,7 @@ impl Relay {
         instance: &str,
         postgres: &Postgres,
         brokers: &str,
+        settings: &[(&str, &str)],
     ) -> Self {
         let admin = format!("127.0.0.1:{}", free_port());
         let log = std::env::temp_dir().join(format!("realchat-relay-{}.log", proto::id::new()));
@@ -182,6 +194,7 @@ impl Relay {
             .env("REALCHAT_RELAY_ADMIN_LISTEN", &admin)
             .env("REALCHAT_RELAY_POSTGRES_URL", postgres.url())
             .env("REALCHAT_RELAY_KAFKA_BROKERS", brokers)
+            .envs(settings.iter().copied())
             .spawn()
             .unwrap();
         Self { child, admin, log }
