@@ -54,6 +54,10 @@ pub(crate) const LISTEN_MS_MAX: u64 = 1_000;
 /// How long a stopping relay waits for its waves before it goes without releasing its leases.
 pub(crate) const STOP_MS_MAX: u64 = 5_000;
 
+/// The longest lease that a relay can be configured to take, in milliseconds; one that ends later was not
+/// written by a relay, or before the database's clock was set back.
+pub(crate) const LEASE_MS_MAX: u32 = 60_000;
+
 /// Parts of the lease, in percent of `relay.lease_ms`, that keep a relay from publishing after its
 /// lease was taken, see [`crate::publisher`].
 ///

@@ -23,6 +23,7 @@ use crate::publisher::{Deadlines, Publisher};
 use crate::suspects::{Sentence, Suspects};
 use crate::wave::{self, KeyOf, Outcome, Record};
 use crossbeam_channel::Receiver;
+use daemon::failpoint::{Injected, RELAY_AFTER_LEASE_CHECK, RELAY_AFTER_PUBLISH, reach};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,6 +148,7 @@ impl Worker {
     /// Publishes what was read, marks what the broker has, and suspects what it refused.
     fn publish_wave(&mut self, wave: &Wave, records: Vec<Record>) -> Result<(), Trouble> {
         let Some(deadlines) = self.deadlines(wave) else { return Ok(()) };
+        reach(RELAY_AFTER_LEASE_CHECK).map_err(injected)?;
         let begun = Instant::now();
         let since_ms = daemon::clock::now_us() / 1_000;
         let outcomes = self.publisher.publish(&records, deadlines, envelope::record);
@@ -168,6 +170,7 @@ impl Worker {
             let unsure = unpublished(records, &verdict.published);
             self.doubt = Some((Doubt::new(since_ms, unsure), 0));
         }
+        reach(RELAY_AFTER_PUBLISH).map_err(injected)?;
         self.mark(wave)?;
         match verdict.stalled {
             Some(reason) => {
@@ -239,12 +242,23 @@ impl Worker {
         let deleted =
             outbox.delete(&self.parts.settings.instance, &rows).map_err(Trouble::Postgres)?;
         let published = std::mem::take(&mut self.unmarked);
-        metrics.unmarked.inc_by(count(published.len()).saturating_sub(deleted));
+        let refused = count(published.len()).saturating_sub(deleted);
+        metrics.unmarked.inc_by(refused);
+        if refused > 0 {
+            wave.doubt();
+        }
         let mut by_topic: BTreeMap<&'static str, u64> = BTreeMap::new();
         for it in &published {
             *by_topic.entry(it.topic).or_default() += 1;
         }
+        // Which ones were refused is not known: told of the topics with most of them.
+        let mut left = refused;
+        let mut by_topic: Vec<_> = by_topic.into_iter().collect();
+        by_topic.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
         for (topic, number) in by_topic {
+            let taken = left.min(number);
+            left -= taken;
+            let number = number - taken;
             metrics.relayed.get_or_create(&Topic { topic: topic.to_owned() }).inc_by(number);
         }
         Ok(())
@@ -367,6 +381,10 @@ impl Worker {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+fn injected(error: Injected) -> Trouble {
+    Trouble::Kafka(error.to_string())
 }
 
 fn no_connection() -> Trouble {

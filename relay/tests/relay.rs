@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "faults/mod.rs"]
+mod faults;
 mod support;
 
 use proto::topics;

@@ -18,6 +18,8 @@ impl Shard {
             let mut slot = self.registry.first(&self.table, user);
             if slot == NO_SLOT {
                 self.counts.events_no_session.increment();
+            } else {
+                self.counts.recipients_reached.increment();
             }
             while let Some(session) = self.table.session(slot) {
                 // Read now: the session may be closed by what follows.
