@@ -215,7 +215,7 @@ fn a_crash_of_postgres_loses_nothing_and_the_relay_comes_back() {
     assert!(tail.read_until(30, |key| keys.contains(key), complete(&keys, 300)));
     let repeats = check_order(&tail.seen, &keys, 300);
     println!("{repeats} of {} records were repeats", tail.seen.len());
-    wait_until(10, "all marked and ready", || waiting_rows(&mut client) == 0 && relay.is_ready());
+    wait_until(30, "all marked and ready", || waiting_rows(&mut client) == 0 && relay.is_ready());
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_broker_that_is_away_stalls_the_relay_and_costs_no_attempts() {
     println!("{} repeats", check_order(&tail.seen, &keys, 300));
     // What the broker was sent while it was away it has, and that is looked up, not sent again.
     assert!(relay.metric("found_total") > 0.0);
-    wait_until(10, "all marked and ready", || waiting_rows(&mut client) == 0 && relay.is_ready());
+    wait_until(30, "all marked and ready", || waiting_rows(&mut client) == 0 && relay.is_ready());
 }
 
 /// Run with `--ignored --nocapture` to have the figure.
