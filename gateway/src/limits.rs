@@ -118,6 +118,7 @@ pub(crate) const POLL_MS_MAX: u64 = 1_000;
 pub(crate) const LATENCY_US_MAX: u64 = 60_000_000;
 
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES);
+const _: () = assert!(TOKENS_REMEMBERED.is_power_of_two() && TOKENS_REMEMBERED >= 2);
 const _: () = assert!(PROXY_HEADER_BYTES_MAX <= READ_BYTES);
 const _: () = assert!(LIMIT_CELLS.is_power_of_two());
 const _: () = assert!(CLIENT_FRAME_BYTES_MAX <= READ_BYTES);
@@ -135,6 +136,8 @@ pub(crate) const SHARDS_MAX: usize = 1_024;
 pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Keys in an issuer's key set.
 pub(crate) const TOKEN_KEYS_MAX: usize = 64;
+/// Tokens whose signature was found good and is not verified again. A power of two.
+pub(crate) const TOKENS_REMEMBERED: usize = 32 * 1024;
 /// A token's subject, in UTF-8.
 pub(crate) const TOKEN_SUBJECT_BYTES_MAX: usize = 256;
 /// How far an issuer's clock may run ahead of ours, for `nbf`.
