@@ -22,6 +22,7 @@ mod limits;
 mod metrics;
 mod outbox;
 mod ownership;
+mod place;
 mod publisher;
 mod suspects;
 mod topics;

@@ -4,6 +4,7 @@ use crate::database::{connect, explain};
 use crate::lease::{Shard, Token};
 use crate::limits::WAVE_BYTES_MAX;
 use crate::ownership::Grant;
+use crate::place::RowId;
 use crate::wave::Record;
 use postgres::{Client, Row, Statement};
 use std::collections::BTreeMap;
@@ -12,13 +13,13 @@ use std::collections::BTreeMap;
 /// row comes whatever its size); the keys in $2 are left out. There is no high-water mark: rows go
 /// when they are published, and one with a lower id may appear later, of another key.
 const READ: &str = "
-    SELECT o.shard, o.id, o.topic, o.key, o.value, o.headers, o.attempts, o.created_at_us
+    SELECT o.shard, o.id, o.topic, o.key, o.value, o.headers, o.attempts, o.created_at_us, o.place
     FROM unnest($1::smallint[]) AS owned (shard)
     CROSS JOIN LATERAL (
         SELECT r.*, sum(octet_length(r.value) + octet_length(r.headers))
             OVER (ROWS UNBOUNDED PRECEDING) AS bytes
         FROM (
-            SELECT * FROM messaging.outbox
+            SELECT *, ctid AS place FROM messaging.outbox
             WHERE shard = owned.shard AND NOT key = ANY ($2::bytea[])
             ORDER BY id LIMIT $3
         ) r
@@ -26,28 +27,26 @@ const READ: &str = "
     WHERE o.bytes - octet_length(o.value) - octet_length(o.headers) <= $4";
 
 const READ_FIRST: &str = "
-    SELECT shard, id, topic, key, value, headers, attempts, created_at_us
+    SELECT shard, id, topic, key, value, headers, attempts, created_at_us, ctid
     FROM messaging.outbox WHERE shard = $1 AND key = $2 ORDER BY id LIMIT 1";
 
 /// Only while the lease is this relay's. What is deleted was acknowledged by the broker, so that no
 /// lock on the lease is needed: deleting it late is not wrong, only no longer this relay's business.
 ///
-/// Each row is looked up by its key in a subquery of its own: of a join the planner, to which this
-/// table always looks empty, may make a scan of the whole backlog for each row.
+/// A row that was moved since it was read is not found at its place: it is read and published again.
 const DELETE: &str = "
-    DELETE FROM messaging.outbox WHERE ctid = ANY (ARRAY(
-        SELECT (SELECT row.ctid FROM messaging.outbox row
-                WHERE row.shard = published.shard AND row.id = published.id)
-        FROM unnest($1::smallint[], $2::bigint[]) AS published (shard, id)
-        WHERE published.shard = ANY (ARRAY(
+    DELETE FROM messaging.outbox row
+    USING unnest($1::smallint[], $2::bigint[], $3::tid[]) AS published (shard, id, place)
+    WHERE row.ctid = published.place AND row.id = published.id AND row.shard = published.shard
+        AND published.shard = ANY (ARRAY(
             SELECT lease.shard FROM messaging.outbox_leases lease
-            JOIN unnest($3::smallint[], $4::bigint[]) AS held (shard, fencing_token)
+            JOIN unnest($4::smallint[], $5::bigint[]) AS held (shard, fencing_token)
                 ON lease.shard = held.shard AND lease.fencing_token = held.fencing_token
-            WHERE lease.owner = $5))))";
+            WHERE lease.owner = $6))";
 
 const COUNT_ATTEMPT: &str = "
     UPDATE messaging.outbox SET attempts = attempts + 1
-    WHERE shard = $1 AND id = $2 RETURNING attempts";
+    WHERE shard = $1 AND id = $2 RETURNING attempts, ctid";
 
 /// A worker's connection to the outbox.
 pub(crate) struct Outbox {
@@ -114,25 +113,29 @@ impl Outbox {
     pub(crate) fn delete(
         &mut self,
         owner: &str,
-        published: &BTreeMap<Shard, (Token, Vec<i64>)>,
+        published: &BTreeMap<Shard, (Token, Vec<RowId>)>,
     ) -> Result<u64, String> {
-        let (mut shards, mut all_ids) = (Vec::new(), Vec::new());
+        let (mut shards, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let (mut held, mut tokens) = (Vec::new(), Vec::new());
-        for (shard, (token, ids)) in published {
-            shards.extend(std::iter::repeat_n(*shard, ids.len()));
-            all_ids.extend_from_slice(ids);
+        for (shard, (token, rows)) in published {
+            shards.extend(std::iter::repeat_n(*shard, rows.len()));
+            ids.extend(rows.iter().map(|row| row.id));
+            places.extend(rows.iter().map(|row| row.place));
             held.push(*shard);
             tokens.push(*token);
         }
         let deleted =
-            self.client.execute(&self.delete, &[&shards, &all_ids, &held, &tokens, &owner]);
+            self.client.execute(&self.delete, &[&shards, &ids, &places, &held, &tokens, &owner]);
         deleted.map_err(|error| explain(&error))
     }
 
-    /// Counts a try of a record that was refused; returns how many there were. Nothing if it is gone.
-    pub(crate) fn count_attempt(&mut self, shard: Shard, id: i64) -> Result<Option<i32>, String> {
-        let row = self.client.query_opt(&self.count_attempt, &[&shard, &id]);
-        Ok(row.map_err(|error| explain(&error))?.map(|row| row.get(0)))
+    /// Counts a try of a record that was refused, which moves its row; false if it is gone.
+    pub(crate) fn count_attempt(&mut self, record: &mut Record) -> Result<bool, String> {
+        let row = self.client.query_opt(&self.count_attempt, &[&record.shard, &record.id]);
+        let Some(row) = row.map_err(|error| explain(&error))? else { return Ok(false) };
+        record.attempts = row.get(0);
+        record.place = row.get(1);
+        Ok(true)
     }
 }
 
@@ -146,5 +149,6 @@ fn record(row: &Row) -> Record {
         headers: row.get(5),
         attempts: row.get(6),
         created_at_us: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
+        place: row.get(8),
     }
 }

@@ -1,6 +1,7 @@
 //! A wave: the records that one worker publishes at once, and the verdict on them. Pure.
 
 use crate::lease::Shard;
+use crate::place::{Place, RowId};
 use std::collections::{HashMap, HashSet};
 
 /// One row of the outbox.
@@ -15,6 +16,7 @@ pub(crate) struct Record {
     pub(crate) headers: Vec<u8>,
     pub(crate) attempts: i32,
     pub(crate) created_at_us: u64,
+    pub(crate) place: Place,
 }
 
 /// Records with one key are in order; this is a key, and the shard that it lives in.
@@ -23,6 +25,10 @@ pub(crate) type KeyOf = (Shard, Vec<u8>);
 impl Record {
     pub(crate) fn key_of(&self) -> KeyOf {
         (self.shard, self.key.clone())
+    }
+
+    pub(crate) fn row(&self) -> RowId {
+        RowId { id: self.id, place: self.place }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::limits::{
 use crate::metrics::{RelayMetrics, Topic};
 use crate::outbox::Outbox;
 use crate::ownership::{Ownership, Wave};
+use crate::place::RowId;
 use crate::publisher::{Deadlines, Publisher};
 use crate::suspects::{Sentence, Suspects};
 use crate::wave::{self, KeyOf, Outcome, Record};
@@ -54,7 +55,7 @@ pub(crate) struct Worker {
 /// A record that the broker has; its topic is one of ours.
 struct Published {
     shard: Shard,
-    id: i64,
+    row: RowId,
     topic: &'static str,
 }
 
@@ -180,7 +181,7 @@ impl Worker {
             self.parts.metrics.outbox_age_ms.observe(age_ms);
             // Only records of known topics are published.
             if let Some(topic) = envelope::known_topic(&record.topic) {
-                self.unmarked.push(Published { shard: record.shard, id: record.id, topic });
+                self.unmarked.push(Published { shard: record.shard, row: record.row(), topic });
             }
         }
     }
@@ -197,13 +198,13 @@ impl Worker {
         // Of a shard that is another's now: it is published again, by that one.
         self.unmarked.retain(|it| tokens.contains_key(&it.shard));
         metrics.unmarked.inc_by(count(before - self.unmarked.len()));
-        let mut ids: BTreeMap<Shard, (Token, Vec<i64>)> = BTreeMap::new();
+        let mut rows: BTreeMap<Shard, (Token, Vec<RowId>)> = BTreeMap::new();
         for it in &self.unmarked {
-            ids.entry(it.shard).or_insert((tokens[&it.shard], Vec::new())).1.push(it.id);
+            rows.entry(it.shard).or_insert((tokens[&it.shard], Vec::new())).1.push(it.row);
         }
         let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
         let deleted =
-            outbox.delete(&self.parts.settings.instance, &ids).map_err(Trouble::Postgres)?;
+            outbox.delete(&self.parts.settings.instance, &rows).map_err(Trouble::Postgres)?;
         let published = std::mem::take(&mut self.unmarked);
         metrics.unmarked.inc_by(count(published.len()).saturating_sub(deleted));
         let mut by_topic: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -272,9 +273,10 @@ impl Worker {
         let topic = Topic { topic: known.to_owned() };
         self.parts.metrics.refused.get_or_create(&topic).inc();
         let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
-        let attempts = outbox.count_attempt(record.shard, record.id).map_err(Trouble::Postgres)?;
-        let Some(attempts) = attempts else { return Ok(()) };
-        record.attempts = attempts;
+        if !outbox.count_attempt(&mut record).map_err(Trouble::Postgres)? {
+            return Ok(());
+        }
+        let attempts = record.attempts;
         let now_ms = self.now_ms();
         if self.suspects.refused(key, attempts, now_ms) == Sentence::Retry {
             return Ok(());
@@ -305,9 +307,9 @@ impl Worker {
         }
         let grant = wave.grants.iter().find(|grant| grant.shard == record.shard);
         let token = grant.ok_or("the shard is another relay's")?.token;
-        let ids = BTreeMap::from([(record.shard, (token, vec![record.id]))]);
+        let rows = BTreeMap::from([(record.shard, (token, vec![record.row()]))]);
         let outbox = self.outbox.as_mut().ok_or("no connection to PostgreSQL")?;
-        outbox.delete(&self.parts.settings.instance, &ids).map(|_| ())
+        outbox.delete(&self.parts.settings.instance, &rows).map(|_| ())
     }
 
     /// Nothing if the lease does not last long enough to begin.

@@ -129,5 +129,5 @@ bot_start() { # DIR CODE
   done
   rm -f -- "$1/logs/bot.log"
   start_part "$1" bot --cwd "$1/bot" --grace 5 -- env "REALCHAT_HOME=$1/bot" \
-    "$BINARIES/realchat" --server "$urls" bot --code "$2"
+    "$BINARIES/realchat" --server "$urls" bot --code="$2"
 }

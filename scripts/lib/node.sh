@@ -4,6 +4,8 @@
 NODE_VERSION_MIN=20
 # Debian 12's own is older; this one comes as a package of npm.
 NODE_PACKAGE_VERSION=22.23.3
+# The machine's certificates count, as for every other program, not only those that Node.js brings.
+export NODE_USE_SYSTEM_CA=1
 
 node_version() {
   node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'

@@ -28,6 +28,7 @@ const MIGRATIONS: &[Migration] = migrations![
     3 "0003_profiles",
     4 "0004_messaging",
     5 "0005_outbox",
+    6 "0006_trace_index",
 ];
 
 /// Any number will do, so long as every chatd uses the same.

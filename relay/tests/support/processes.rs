@@ -155,12 +155,23 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn start(instance: &str, postgres: &Postgres, brokers: &str) -> Self {
+        Self::start_with(instance, postgres, brokers, &[])
+    }
+
+    /// With settings of its own: names and values of environment variables.
+    pub(crate) fn start_with(
+        instance: &str,
+        postgres: &Postgres,
+        brokers: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let admin = format!("127.0.0.1:{}", free_port());
         let child = Command::new(env!("CARGO_BIN_EXE_relay"))
             .env("REALCHAT_RELAY_INSTANCE", instance)
             .env("REALCHAT_RELAY_ADMIN_LISTEN", &admin)
             .env("REALCHAT_RELAY_POSTGRES_URL", postgres.url())
             .env("REALCHAT_RELAY_KAFKA_BROKERS", brokers)
+            .envs(settings.iter().copied())
             .spawn()
             .unwrap();
         Self { child, admin }

@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// Answers messages in its conversations until it is stopped.
     Bot {
         /// Signs in with this one-time code first, unless NAME is signed in already.
-        #[arg(long, value_name = "CODE")]
+        #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
         code: Option<String>,
     },
 }
@@ -113,7 +113,7 @@ fn words<'a>(first: &'a str, places: &'a [String]) -> Vec<&'a str> {
 #[derive(Debug, Args)]
 pub(crate) struct Password {
     /// If not given: REALCHAT_PASSWORD, or it is asked for.
-    #[arg(long, value_name = "PASSWORD")]
+    #[arg(long, value_name = "PASSWORD", allow_hyphen_values = true)]
     pub(crate) password: Option<String>,
 }
 
@@ -122,13 +122,13 @@ pub(crate) struct Login {
     #[command(flatten)]
     pub(crate) password: Password,
     /// A one-time sign-in code in place of the password.
-    #[arg(long, value_name = "CODE", conflicts_with = "password")]
+    #[arg(long, value_name = "CODE", conflicts_with = "password", allow_hyphen_values = true)]
     pub(crate) code: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub(crate) title: String,
     /// A member's name; several values, or several times.
     #[arg(long = "member", value_name = "NAME", num_args = 1.., required = true)]
@@ -150,10 +150,11 @@ pub(crate) struct Members {
 pub(crate) struct Send {
     #[arg(value_name = "CONV")]
     pub(crate) conversation: Uuid,
+    #[arg(allow_hyphen_values = true)]
     pub(crate) text: String,
     /// The idempotency key: the same key in the same conversation is the same message. If not given,
     /// a fresh one.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) key: Option<String>,
 }
 
@@ -190,5 +191,25 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("seconds are a number from 0 to 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_and_servers_choose_may_begin_with_a_hyphen() {
+        let bot = Cli::try_parse_from(["realchat", "bot", "--code", "-fX_9"]).unwrap();
+        assert!(matches!(bot.command, Command::Bot { code: Some(code) } if code == "-fX_9"));
+        let conversation = "01a1ff6d-3c7a-7106-a950-ec4d6e6fd4f2";
+        let send = ["realchat", "send", conversation, "-5 degrees", "--key", "-k"];
+        let sent = Cli::try_parse_from(send).unwrap();
+        let Command::Send(sent) = sent.command else { panic!("{sent:?}") };
+        assert_eq!((sent.text.as_str(), sent.key.as_deref()), ("-5 degrees", Some("-k")));
+        let login = ["realchat", "--as", "a", "login", "--password", "-secret-"];
+        let login = Cli::try_parse_from(login).unwrap();
+        let Command::Login(login) = login.command else { panic!("{login:?}") };
+        assert_eq!(login.password.password.as_deref(), Some("-secret-"));
     }
 }
