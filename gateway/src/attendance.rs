@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 pub(crate) struct Attendance {
     /// How many sessions are counted in each cell; one that is full stays so. A power of two of them.
+    /// Only the shard looks at them.
     cells: Box<[AtomicU8]>,
+    /// Which cells count any: little enough to stay in a cache.
+    taken: Box<[AtomicU64]>,
     /// Sessions that ever began.
     arrivals: AtomicU64,
 }
@@ -25,8 +28,9 @@ impl Attendance {
     pub(crate) fn new(sessions: usize) -> Self {
         let cells = sessions.saturating_mul(ATTENDANCE_CELLS_PER_SESSION);
         let cells = cells.max(ATTENDANCE_CELLS_MIN).next_power_of_two();
+        let taken = (0..cells.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let cells = (0..cells).map(|_| AtomicU8::new(0)).collect();
-        Self { cells, arrivals: AtomicU64::new(0) }
+        Self { cells, taken, arrivals: AtomicU64::new(0) }
     }
 
     /// By the shard: a session of the user began. To be called before the shard looks into its
@@ -35,8 +39,10 @@ impl Attendance {
         for index in self.probes(user) {
             let count = self.cells[index].load(Ordering::Relaxed);
             self.cells[index].store(count.saturating_add(1), Ordering::Relaxed);
+            let word = self.taken[index / 64].load(Ordering::Relaxed);
+            self.taken[index / 64].store(word | 1 << (index % 64), Ordering::Relaxed);
         }
-        // One writer.
+        // One writer, here as with the cells.
         let arrivals = self.arrivals.load(Ordering::Relaxed) + 1;
         self.arrivals.store(arrivals, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -48,6 +54,10 @@ impl Attendance {
             let count = self.cells[index].load(Ordering::Relaxed);
             if count < u8::MAX {
                 self.cells[index].store(count.saturating_sub(1), Ordering::Relaxed);
+            }
+            if count <= 1 {
+                let word = self.taken[index / 64].load(Ordering::Relaxed);
+                self.taken[index / 64].store(word & !(1 << (index % 64)), Ordering::Relaxed);
             }
         }
     }
@@ -67,7 +77,9 @@ impl Attendance {
     }
 
     fn may_be_there(&self, user: &Uuid) -> bool {
-        self.probes(user).all(|index| self.cells[index].load(Ordering::Relaxed) > 0)
+        let is_taken =
+            |index: usize| self.taken[index / 64].load(Ordering::Relaxed) & 1 << (index % 64) != 0;
+        self.probes(user).all(is_taken)
     }
 
     fn probes(&self, user: &Uuid) -> impl Iterator<Item = usize> + use<> {

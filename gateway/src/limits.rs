@@ -231,7 +231,7 @@ pub(crate) const ATTENDANCE_PROBES: u32 = 3;
 pub(crate) const KAFKA_FETCH_MS_MAX: usize = 500;
 /// From one fetch to the next, at least: of a log that is busy, one answer carries many records, and
 /// none waits longer for it than this. A log that was quiet so long is answered at once.
-pub(crate) const KAFKA_FETCH_PACE_US: u64 = 2_000;
+pub(crate) const KAFKA_FETCH_PACE_US: u64 = 3_000;
 /// Of one partition in one answer; a batch that is larger comes alone.
 pub(crate) const KAFKA_PARTITION_BYTES_MAX: usize = 1024 * 1024;
 /// An answer to a fetch: what was asked for, or one batch that is larger.

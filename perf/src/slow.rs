@@ -167,8 +167,9 @@ impl Run {
         let all = KafkaSink::open(&brokers, conversations, &users)?;
         let busy_conversations = slow.div_ceil(INLINE_RECIPIENTS_MAX);
         let busy = KafkaSink::open(&brokers, busy_conversations, &users[others..])?;
-        // Rings are full after three quarters of the part in which the slow ones are there.
-        let busy_per_s = (8 * SLOW_BUSY_EVENTS / 3 / options.seconds.max(4)).clamp(8, 64);
+        // Rings are full after three quarters of the part in which the slow ones are there, and before
+        // their sockets have taken nothing for as long as the gateway's write deadline.
+        let busy_per_s = (8 * SLOW_BUSY_EVENTS / 3 / options.seconds.max(4)).clamp(32, 64);
         let churned_per_minute = others as u64 * options.churn_percent / 100;
         let mut run = Self {
             driver: Driver::new()?,
