@@ -37,6 +37,9 @@ pub(crate) const HISTORY_EVENTS_MAX: u64 = 200;
 /// Conversations in one page of the list, when the client does not say, and at most.
 pub(crate) const LIST_CONVERSATIONS_DEFAULT: u64 = 50;
 pub(crate) const LIST_CONVERSATIONS_MAX: u64 = 200;
+/// Newest events beyond a read cursor that are looked through for the reader's own messages, which are
+/// not unread; older ones of its own count as unread.
+pub(crate) const OWN_UNREAD_EVENTS_MAX: i64 = 500;
 /// Members shown with each conversation of the list; a single conversation shows all.
 pub(crate) const LIST_MEMBERS_MAX: i64 = 32;
 /// Users in one answer of the directory, when the client does not say, and at most.
@@ -67,6 +70,10 @@ pub(crate) const SECRET_TEXT_BYTES_MAX: usize = 256;
 /// Randomness of a refresh token and of a one-time code, in bytes.
 pub(crate) const REFRESH_TOKEN_BYTES: usize = 32;
 pub(crate) const LOGIN_CODE_BYTES: usize = 20;
+/// How long after its first use a refresh token may be used again, in seconds, because the answer may
+/// have been lost; and how many tokens it may give in all.
+pub(crate) const REFRESH_GRACE_S: u64 = 30;
+pub(crate) const REFRESH_GRACE_USES_MAX: i64 = 8;
 /// Argon2id: memory in KiB, passes, lanes (OWASP's second recommended choice).
 pub(crate) const ARGON2_MEMORY_KIB: u32 = 19 * 1024;
 pub(crate) const ARGON2_PASSES: u32 = 2;
@@ -84,6 +91,10 @@ pub(crate) const CONNECTION_SILENT_S_MAX: u64 = 15;
 pub(crate) const MONITOR_MS: u64 = 1_000;
 /// How often the monitor counts the outbox, in looks.
 pub(crate) const MONITOR_OUTBOX_LOOKS: u64 = 3;
+/// Rows of the outbox that it counts one by one, and how long that may take, in milliseconds; what lies
+/// beyond is estimated.
+pub(crate) const OUTBOX_COUNTED_MAX: i64 = 10_000;
+pub(crate) const OUTBOX_COUNT_MS_MAX: u64 = 250;
 /// How often expired tokens and codes are deleted, in looks; rows deleted at once.
 pub(crate) const MONITOR_EXPIRY_LOOKS: u64 = 600;
 /// Wait for PostgreSQL at start before giving up, in milliseconds, and between attempts.

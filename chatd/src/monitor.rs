@@ -4,16 +4,28 @@
 use crate::app::App;
 use crate::db::{Connection, Query, Role, Settings, signed};
 use crate::failure::describe;
-use crate::limits::{MONITOR_EXPIRY_LOOKS, MONITOR_MS, MONITOR_OUTBOX_LOOKS};
+use crate::limits::{
+    MONITOR_EXPIRY_LOOKS, MONITOR_MS, MONITOR_OUTBOX_LOOKS, OUTBOX_COUNT_MS_MAX, OUTBOX_COUNTED_MAX,
+};
 use daemon::Health;
+use postgres::error::SqlState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const ALIVE: Query = Query { name: "alive", sql: "SELECT pg_is_in_recovery()" };
 
-const OUTBOX: Query =
-    Query { name: "outbox_pending", sql: "SELECT count(*) FROM messaging.outbox" };
+/// Counts no more than so many rows. It is a sample, so it may not cost more than one.
+const OUTBOX: Query = Query {
+    name: "outbox_pending",
+    sql: "SELECT count(*) FROM (SELECT FROM messaging.outbox LIMIT $1) AS first",
+};
+
+/// What the server's statistics say, about a second late.
+const OUTBOX_ESTIMATE: Query = Query {
+    name: "outbox_pending_estimate",
+    sql: "SELECT pg_stat_get_live_tuples('messaging.outbox'::regclass)",
+};
 
 const EXPIRED_TOKENS: Query = Query {
     name: "expired_tokens",
@@ -67,8 +79,7 @@ fn look_after(
         return Err("the server is a standby and takes no writes".to_owned());
     }
     if look.is_multiple_of(MONITOR_OUTBOX_LOOKS) {
-        let row = connection.row(&OUTBOX, &[]).map_err(reason)?;
-        app.metrics.outbox_pending_count.set(row.map_or(0, |row| row.get(0)));
+        app.metrics.outbox_pending_count.set(outbox_pending(connection).map_err(reason)?);
     }
     if look.is_multiple_of(MONITOR_EXPIRY_LOOKS) {
         let now_us = signed(daemon::clock::now_us());
@@ -76,4 +87,24 @@ fn look_after(
         connection.execute(&EXPIRED_CODES, &[&now_us]).map_err(reason)?;
     }
     Ok(())
+}
+
+/// Rows of the outbox: counted while they are few, estimated when they are many, or when counting takes
+/// long because deleted ones lie before them.
+fn outbox_pending(connection: &mut Connection) -> Result<i64, postgres::Error> {
+    let guard = format!("SET LOCAL statement_timeout = {OUTBOX_COUNT_MS_MAX}");
+    let counted = connection.transaction(|connection| {
+        connection.batch("outbox_pending_guard", &guard)?;
+        connection.row(&OUTBOX, &[&OUTBOX_COUNTED_MAX])
+    });
+    let counted: i64 = match counted {
+        Ok(row) => row.map_or(0, |row| row.get(0)),
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => OUTBOX_COUNTED_MAX,
+        Err(error) => return Err(error),
+    };
+    if counted < OUTBOX_COUNTED_MAX {
+        return Ok(counted);
+    }
+    let estimate: i64 = connection.row(&OUTBOX_ESTIMATE, &[])?.map_or(0, |row| row.get(0));
+    Ok(estimate.max(counted))
 }

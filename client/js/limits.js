@@ -1,7 +1,7 @@
 /** Every limit of the library, with its unit. */
 
-/** Cursors in one hello or sync: as JSON, so many fit in a frame of 64 KiB with room to spare. */
-export const CURSORS_MAX = 600;
+/** Cursors in one hello or sync; the server refuses more. */
+export const CURSORS_MAX = 1024;
 /** Users in one presence subscription; the server refuses more. */
 export const PRESENCE_USERS_MAX = 1024;
 /** A message's text, in bytes of UTF-8; the server refuses more. */

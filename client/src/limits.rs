@@ -53,7 +53,7 @@ pub const ACK_DELAY_MS: u64 = 200;
 /// One frame from a server, as a WebSocket message.
 pub const SERVER_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Encoded frames that wait for a slow socket.
-pub const WRITE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const WRITE_BUFFER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Frames read before the other work of a session has its turn.
 pub const READS_PER_TURN_MAX: usize = 256;
 /// Stack of a session's thread.

@@ -40,6 +40,8 @@ fn answer(mut stream: TcpStream, health: &Health, metrics: &Metrics) -> io::Resu
         Some("/healthz") => ("200 OK", "text/plain", "ok\n".to_owned()),
         Some("/readyz") => ready(health),
         Some("/metrics") => ("200 OK", CONTENT_TYPE, metrics.text()),
+        #[cfg(feature = "failpoints")]
+        Some(path) if path.starts_with(FAILPOINT) => arm_failpoint(path),
         Some(_) => ("404 Not Found", "text/plain", "try /healthz, /readyz or /metrics\n".into()),
         None => ("400 Bad Request", "text/plain", "send a GET request\n".into()),
     };
@@ -48,6 +50,17 @@ fn answer(mut stream: TcpStream, health: &Health, metrics: &Metrics) -> io::Resu
         "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+#[cfg(feature = "failpoints")]
+const FAILPOINT: &str = "/failpoint/";
+
+#[cfg(feature = "failpoints")]
+fn arm_failpoint(path: &str) -> (&'static str, &'static str, String) {
+    match crate::failpoint::arm(&path[FAILPOINT.len()..]) {
+        Ok(()) => ("200 OK", "text/plain", "armed\n".to_owned()),
+        Err(error) => ("400 Bad Request", "text/plain", format!("{error}\n")),
+    }
 }
 
 fn ready(health: &Health) -> (&'static str, &'static str, String) {

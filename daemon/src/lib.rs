@@ -12,6 +12,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod failpoint;
 pub mod health;
 pub mod limits;
 pub mod link;

@@ -104,6 +104,8 @@ fn serve(daemon: &Daemon, config: Config) -> Result<(), String> {
         "" => format!("{}-{}", daemon.name, std::process::id()),
         name => name.to_owned(),
     };
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::arm_from_environment()?;
     let health = Health::default();
     let metrics = Metrics::new(daemon.name);
     let address = config.text("admin.listen");

@@ -78,7 +78,7 @@ pub(crate) const RECENT_MEMBERSHIPS_MAX: usize = 4_096;
 pub(crate) const GAPS_MAX: usize = 1_024;
 
 /// Read from one socket at once; the buffer is shared by all connections of a shard.
-pub(crate) const READ_BYTES: usize = 64 * 1024;
+pub(crate) const READ_BYTES: usize = 128 * 1024;
 /// Reads from one socket in a row before the others have their turn.
 pub(crate) const READS_IN_A_ROW_MAX: usize = 4;
 /// Events of one poll.

@@ -38,6 +38,7 @@ pub(crate) const GAPS_TOLD: &str = "gaps_told";
 pub(crate) const RESUMES_FROM_CACHE: &str = "resumes_from_cache";
 pub(crate) const RESUMES_FROM_CHATD: &str = "resumes_from_chatd";
 pub(crate) const EVENTS_NO_SESSION: &str = "events_no_session";
+pub(crate) const RECIPIENTS_REACHED: &str = "recipients_reached";
 pub(crate) const EVENTS_UNREADABLE: &str = "events_unreadable";
 pub(crate) const EVENTS_WRITTEN: &str = "events_written";
 pub(crate) const BYTES_WRITTEN: &str = "bytes_written";
@@ -96,6 +97,7 @@ pub(crate) struct ShardMetrics {
     pub(crate) resumes_from_cache: Cell,
     pub(crate) resumes_from_chatd: Cell,
     pub(crate) events_no_session: Cell,
+    pub(crate) recipients_reached: Cell,
     pub(crate) events_unreadable: Cell,
     pub(crate) events_written: Cell,
     pub(crate) bytes_written: Cell,
@@ -195,6 +197,7 @@ const COUNTERS: &[Row] = &[
     }),
     (RESUMES_FROM_CHATD, "Resumes that were asked of chatd", |it| &it.resumes_from_chatd),
     (EVENTS_NO_SESSION, "Recipients of events without a session here", |it| &it.events_no_session),
+    (RECIPIENTS_REACHED, "Recipients of events with a session here", |it| &it.recipients_reached),
     (EVENTS_UNREADABLE, "Events that could not be shown to a session", |it| &it.events_unreadable),
     (EVENTS_WRITTEN, "Events written to a session", |it| &it.events_written),
     (BYTES_WRITTEN, "Bytes written to sockets", |it| &it.bytes_written),

@@ -3,14 +3,16 @@
 //!
 //! ```text
 //! pacer --> fleet: users x devices on the client library --> histories --+
-//! faults: kill -9 and clean restarts, one at a time --> canary           +--> checker --> verdict
+//! faults: kills, pauses, cut links, crashes at failpoints --> canary     +--> checker --> verdict
 //! after healing: fresh clients' full syncs, dumps of PostgreSQL and Kafka +
 //! ```
 
 mod canary;
 mod dumps;
+mod failpoints;
 mod faults;
 mod fleet;
+mod network;
 mod pacer;
 
 use crate::checker::history::{DATABASE_FILE, Operation, Writer};
@@ -26,7 +28,7 @@ use crate::stack::Stack;
 use crate::tokens::Minter;
 use canary::Canary;
 use fastrand::Rng;
-use faults::Fault;
+use faults::{Arena, Fault};
 use fleet::Fleet;
 use pacer::Pacer;
 use serde::Serialize;
@@ -38,6 +40,8 @@ use std::time::Duration;
 const MEMBERS: usize = 6;
 /// Wait for all clients to have seen everything after the last fault.
 const SETTLE_US: u64 = 90_000_000;
+/// Faults that come together, at most.
+const AT_ONCE_MAX: u64 = 3;
 /// Pause between the recovery from one fault and the next fault, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 300..2_000;
 
@@ -65,6 +69,15 @@ struct Report {
     violations: Vec<String>,
 }
 
+/// How many faults, and which.
+struct Plan<'a> {
+    cycles: u64,
+    at_once: usize,
+    faults: &'a [Fault],
+    /// No cycle begins later.
+    end_us: u64,
+}
+
 #[derive(Default)]
 struct Tally {
     cycles: u64,
@@ -81,9 +94,12 @@ pub(crate) fn run(options: &ChaosOptions) -> Outcome {
     within("--messages", options.messages, 1..=100_000_000)?;
     within("--cycles", options.cycles, 0..=1_000_000)?;
     within("--minutes", options.minutes, 0..=10_000)?;
+    let at_once = count(within("--at-once", options.at_once, 1..=AT_ONCE_MAX)?);
     let faults = faults::parse(&options.faults)?;
     let folder = history_folder(options.history.as_deref())?;
     let stack = Stack::of(&options.common, 2)?;
+    let arena = Arena::open(&stack, &faults)?;
+    let faults = possible(&arena, faults, options.faults.is_empty())?;
     let mut random = Rng::with_seed(options.common.seed);
     let population = Population::plan(&mut random, count(users), count(conversations), MEMBERS);
     let database_url = stack.database_url()?;
@@ -102,21 +118,8 @@ pub(crate) fn run(options: &ChaosOptions) -> Outcome {
         minutes => clock::now_us() + minutes * 60_000_000,
     };
     pacer.wait_begun();
-    let mut history = Writer::create(&folder.join("faults.jsonl")).doing("the history")?;
-    let mut tally = Tally::default();
-    // A shuffled deck, so that every fault has its turn however few cycles there are.
-    let mut deck: Vec<&Fault> = Vec::new();
-    while tally.cycles < options.cycles && clock::now_us() < end_us {
-        std::thread::sleep(Duration::from_millis(random.u64(PAUSE_MS)));
-        if deck.is_empty() {
-            deck.extend(&faults);
-            random.shuffle(&mut deck);
-        }
-        if let Some(fault) = deck.pop() {
-            tally.cycle(fault, &stack, &canary, &mut history, &mut random)?;
-        }
-    }
-    history.flush().doing("the history")?;
+    let plan = Plan { cycles: options.cycles, at_once, faults: &faults, end_us };
+    let tally = strike(&plan, &arena, &canary, &folder, random)?;
     let sent = pacer.finish(end_us);
     progress!("perf: {sent} messages sent; waiting for every client to have seen everything");
     let unsettled_sessions =
@@ -147,6 +150,34 @@ pub(crate) fn run(options: &ChaosOptions) -> Outcome {
     )))
 }
 
+/// One cycle of faults after the other.
+fn strike(
+    plan: &Plan<'_>,
+    arena: &Arena<'_>,
+    canary: &Canary,
+    folder: &Path,
+    mut random: Rng,
+) -> Outcome<Tally> {
+    let mut history = Writer::create(&folder.join("faults.jsonl")).doing("the history")?;
+    let mut tally = Tally::default();
+    // A shuffled deck, so that every fault has its turn however few cycles there are.
+    let mut deck: Vec<&Fault> = Vec::new();
+    while tally.cycles < plan.cycles && clock::now_us() < plan.end_us {
+        std::thread::sleep(Duration::from_millis(random.u64(PAUSE_MS)));
+        let mut together: Vec<&Fault> = Vec::new();
+        for _ in 0..number_at_once(&mut random, plan.at_once) {
+            if deck.is_empty() {
+                deck.extend(plan.faults);
+                random.shuffle(&mut deck);
+            }
+            together.extend(deck.pop());
+        }
+        tally.cycle(&together, arena, canary, &mut history, &mut random)?;
+    }
+    history.flush().doing("the history")?;
+    Ok(tally)
+}
+
 /// Seconds since then, to a millisecond.
 fn seconds_since(start_us: u64) -> f64 {
     rounded(Duration::from_micros(clock::now_us().saturating_sub(start_us)).as_secs_f64())
@@ -165,33 +196,81 @@ fn history_folder(wanted: Option<&Path>) -> Outcome<PathBuf> {
     Ok(folder)
 }
 
+/// The faults that can be done here. Of those that were asked for by name, all must be.
+fn possible(arena: &Arena<'_>, faults: Vec<Fault>, is_default: bool) -> Outcome<Vec<Fault>> {
+    let mut possible = Vec::new();
+    for fault in faults {
+        match arena.check(&fault) {
+            Ok(()) => possible.push(fault),
+            Err(_) if is_default => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    progress!("perf: {} kinds of faults", possible.len());
+    Ok(possible)
+}
+
+/// How many faults come together: mostly one.
+fn number_at_once(random: &mut Rng, most: usize) -> usize {
+    match random.u8(0..10) {
+        0..6 => 1,
+        6..9 => most.min(2),
+        _ => most.min(3),
+    }
+}
+
 impl Tally {
-    /// One fault, followed until a message gets through again.
+    /// Some faults at once, followed until a message gets through again. Recovery counts from when the
+    /// last one was over; that of several is told by their number.
     fn cycle(
         &mut self,
-        fault: &Fault,
-        stack: &Stack,
+        faults: &[&Fault],
+        arena: &Arena<'_>,
         canary: &Canary,
         history: &mut Writer,
         random: &mut Rng,
     ) -> Outcome {
-        let name = fault.name();
+        let names: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let mut note = |begin: bool| -> Outcome {
+            for name in &names {
+                let at_us = clock::now_us();
+                let operation = Operation::Fault { at_us, fault: name.clone(), begin };
+                history.append(&operation).doing("the history")?;
+            }
+            Ok(())
+        };
+        note(true)?;
         let begun_us = clock::now_us();
-        let begin = Operation::Fault { at_us: begun_us, fault: name.clone(), begin: true };
-        history.append(&begin).doing("the history")?;
-        fault.inflict(stack, random)?;
+        let randoms: Vec<Rng> = faults.iter().map(|_| random.fork()).collect();
+        let outcomes: Vec<Outcome<u64>> = std::thread::scope(|scope| {
+            let inflicted = faults.iter().zip(randoms);
+            let threads: Vec<_> = inflicted
+                .map(|(fault, random)| scope.spawn(move || arena.inflict(fault, random)))
+                .collect();
+            let panicked = || Err(Failure::Refused("a fault's thread ended".into()));
+            threads.into_iter().map(|it| it.join().unwrap_or_else(|_| panicked())).collect()
+        });
+        let over_us = outcomes.into_iter().collect::<Outcome<Vec<u64>>>()?;
+        let over_us = over_us.into_iter().max().unwrap_or(begun_us);
         let recovered = canary.sing(Duration::from_millis(PROBE_MS_MAX)).is_some();
-        let now_us = clock::now_us();
-        let end = Operation::Fault { at_us: now_us, fault: name.clone(), begin: false };
-        history.append(&end).doing("the history")?;
+        let recovered_us = clock::now_us();
+        note(false)?;
         self.cycles += 1;
-        *self.counts.entry(name.clone()).or_default() += 1;
         self.not_recovered += u64::from(!recovered);
+        let name = match names.as_slice() {
+            [name] => name.clone(),
+            names => format!("{} at once", names.len()),
+        };
         let told = if recovered { "recovered" } else { "NOT recovered" };
-        let seconds = seconds_since(begun_us);
-        progress!("perf: cycle {}: {name}, {told} after {seconds:.2} s", self.cycles);
-        let latencies = self.recoveries.entry(name).or_insert_with(Latencies::new);
-        latencies.record_us(now_us - begun_us);
+        let (lasted, took) = (over_us - begun_us, recovered_us - over_us);
+        let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+        let (together, lasted_s, took_s) = (names.join(" + "), seconds(lasted), seconds(took));
+        let cycle = self.cycles;
+        progress!("perf: cycle {cycle}: {together}, {lasted_s:.2} s; {told} {took_s:.2} s later");
+        for name in names {
+            *self.counts.entry(name).or_default() += 1;
+        }
+        self.recoveries.entry(name).or_insert_with(Latencies::new).record_us(took);
         Ok(())
     }
 }

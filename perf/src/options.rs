@@ -187,6 +187,9 @@ pub(crate) struct ChaosOptions {
     /// Faults; 0: the load alone
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) cycles: u64,
+    /// Faults that come together, at most
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) at_once: u64,
     /// No fault begins and no message is sent later than this; 0: no such limit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) minutes: u64,

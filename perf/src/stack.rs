@@ -157,6 +157,17 @@ impl Stack {
         Ok(parts.filter(|part| part.starts_with(prefix)).map(str::to_owned).collect())
     }
 
+    /// The port at which a part of the stack's own is reached by the others.
+    pub(crate) fn port_of(&self, part: &str) -> Outcome<u16> {
+        let place = match part {
+            "postgres" => self.get("DATABASE_URL")?,
+            "redis" => self.get("REDIS_URL")?,
+            "kafka" => self.get("KAFKA_BROKERS")?,
+            daemon => self.link(daemon)?.address,
+        };
+        port(&place)
+    }
+
     /// The gateways' processes.
     pub(crate) fn gateway_pids(&self) -> Outcome<Vec<i32>> {
         self.parts("GATEWAY_")?.iter().map(|part| self.pid(part)).collect()
@@ -220,6 +231,15 @@ fn address(url: &str) -> Outcome<SocketAddr> {
     // The stack listens on IPv4.
     let mut addresses = host.to_socket_addrs().reaching(url)?.filter(SocketAddr::is_ipv4);
     addresses.next().ok_or_else(|| Failure::Unreachable(format!("{url} has no address")))
+}
+
+/// The port in `host:port` or in a URL.
+fn port(place: &str) -> Outcome<u16> {
+    let rest = place.rsplit_once('@').map_or(place, |(_, rest)| rest);
+    let rest = rest.split_once("://").map_or(rest, |(_, rest)| rest);
+    let host = rest.split(['/', '?', ',']).next().unwrap_or(rest);
+    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    port.ok_or_else(|| Failure::Unreachable(format!("{host:?} has no port")))
 }
 
 /// The scripts' folder: of the repository that this binary was built in, or of the working folder.
@@ -288,6 +308,11 @@ mod tests {
         assert!(assignment("# nothing").is_none());
         assert_eq!(address("http://127.0.0.1:81/").unwrap().port(), 81);
         assert!(address("http://127.0.0.1").is_err());
+        assert_eq!(port("postgres://realchat:p:w@127.0.0.1:5433/realchat?x=1").unwrap(), 5_433);
+        assert_eq!(port("redis://:secret@127.0.0.1:6380").unwrap(), 6_380);
+        assert_eq!(port("redis://127.0.0.1:6380/0").unwrap(), 6_380);
+        assert_eq!(port("127.0.0.1:9092,127.0.0.1:9093").unwrap(), 9_092);
+        assert!(port("unix:/run/link").is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Every limit of the contracts, with its unit. Daemons add their own in their `limits.rs`.
 
 /// One frame from a client, as a WebSocket message.
-pub const CLIENT_FRAME_BYTES_MAX: usize = 64 * 1024;
+pub const CLIENT_FRAME_BYTES_MAX: usize = 128 * 1024;
 /// A message's text, in UTF-8.
 pub const MESSAGE_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// An idempotency key, in UTF-8; it may not be empty.
@@ -31,7 +31,16 @@ pub const OUTBOX_SHARDS: u16 = 16;
 /// One Kafka record's value.
 pub const RECORD_VALUE_BYTES_MAX: usize = 900 * 1024;
 
+/// One cursor in the JSON form, with the largest number that it can hold.
+const CURSOR_JSON_BYTES_MAX: usize =
+    r#"{"conversation_id":"018f0000-0000-7000-8000-00000000000c","sequence_number":9007199254740991},"#
+        .len();
+/// What else a hello in JSON may hold: the token, the watermark, the client's name.
+const HELLO_JSON_BYTES_MAX: usize = 16 * 1024;
+
 const _: () = assert!(MESSAGE_TEXT_BYTES_MAX * 2 < CLIENT_FRAME_BYTES_MAX);
+const _: () =
+    assert!(CURSORS_MAX * CURSOR_JSON_BYTES_MAX + HELLO_JSON_BYTES_MAX <= CLIENT_FRAME_BYTES_MAX);
 const _: () = assert!(HTTP_BODY_BYTES_MAX * 2 < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(SYNC_PAGE_EVENTS_MAX * MESSAGE_TEXT_BYTES_MAX < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(SYNC_EVENTS_DEFAULT <= SYNC_EVENTS_MAX);

@@ -1,5 +1,6 @@
 //! The relay's configuration.
 
+use crate::limits::LEASE_MS_MAX;
 use daemon::{Config, Key, Kind};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "relay.lease_ms",
-        kind: Kind::Integer { min: 500, max: 60_000 },
+        kind: Kind::Integer { min: 500, max: LEASE_MS_MAX as u64 },
         default: "2500",
         doc: "How long a relay owns a shard after it last said so, in ms; a dead relay's shards \
               are taken over after about this long.",

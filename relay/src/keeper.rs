@@ -3,30 +3,41 @@
 use crate::config::Settings;
 use crate::database::{Backoff, connect, explain};
 use crate::lease::{Action, Event, Leases, Row, Shard, Token};
-use crate::limits::{RENEW_PERCENT, STOP_MS_MAX};
+use crate::limits::{LEASE_MS_MAX, RENEW_PERCENT, STOP_MS_MAX};
 use crate::metrics::RelayMetrics;
 use crate::ownership::{Grant, Ownership};
-use crate::wake::{ALIVE, Peers, wake_all};
+use crate::wake::{ALIVE, GONE, Peers, wake_all};
 use crossbeam_channel::{Receiver, Sender};
 use daemon::Health;
 use postgres::{Client, Statement};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const OBSERVE: &str = "
-    SELECT shard, owner,
-        (extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
+    SELECT shard, owner, CASE
+        WHEN isfinite(expires_at)
+            THEN (extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
+        WHEN expires_at = 'infinity' THEN 9223372036854775807
+        ELSE 0 END
     FROM messaging.outbox_leases";
 
-/// Takes leases that expired, and those that an earlier run of the same name left.
+/// Takes leases that expired, those that an earlier run of the same name left, and endless ones.
+///
+/// The token grows with every change of owner. That of a new row is the time, so that it grows as well
+/// where a row was deleted.
 const CLAIM: &str = "
     INSERT INTO messaging.outbox_leases AS held (shard, owner, fencing_token, expires_at)
-    SELECT wanted, $2, 1, clock_timestamp() + $3 * interval '1 millisecond'
+    SELECT wanted, $2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+        clock_timestamp() + $3 * interval '1 millisecond'
     FROM unnest($1::smallint[]) AS wanted
     ON CONFLICT (shard) DO UPDATE SET
         owner = excluded.owner,
-        fencing_token = held.fencing_token + 1,
+        fencing_token = CASE WHEN held.fencing_token = 9223372036854775807
+            THEN excluded.fencing_token
+            ELSE GREATEST(held.fencing_token + 1, excluded.fencing_token) END,
         expires_at = clock_timestamp() + $3 * interval '1 millisecond'
     WHERE held.expires_at <= clock_timestamp() OR held.owner = excluded.owner
+        OR held.expires_at > clock_timestamp() + $4 * interval '1 millisecond'
     RETURNING shard, fencing_token";
 
 const EXTEND: &str = "
@@ -64,6 +75,8 @@ pub(crate) struct Keeper {
     pub(crate) stop: Receiver<()>,
     started: Instant,
     leases: Leases,
+    /// Rows of the lease table that no relay wrote and that were told of already.
+    strange: BTreeSet<(Shard, String)>,
 }
 
 impl Keeper {
@@ -79,7 +92,8 @@ impl Keeper {
         let lease_ms = u64::try_from(settings.lease.as_millis()).unwrap_or(u64::MAX);
         let leases = Leases::new(settings.instance.clone(), settings.shards, lease_ms);
         let started = Instant::now();
-        Self { settings, ownership, peers, metrics, health, wake, stop, started, leases }
+        let strange = BTreeSet::new();
+        Self { settings, ownership, peers, metrics, health, wake, stop, started, leases, strange }
     }
 
     /// Runs until the process stops and all leases are given back.
@@ -128,6 +142,9 @@ impl Keeper {
             backoff.reset();
             if let Some(since) = *stopping {
                 if self.leases.is_empty() || since.elapsed() > Duration::from_millis(STOP_MS_MAX) {
+                    // So that the others take its share at once. If this is lost, they do it later.
+                    let farewell = format!("{GONE}{}", self.settings.instance);
+                    let _ = client.execute("SELECT pg_notify($1, $2)", &[&ALIVE, &farewell]);
                     return Ok(());
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -163,13 +180,13 @@ impl Keeper {
     }
 
     fn perform(
-        &self,
+        &mut self,
         client: &mut Client,
         statements: &Statements,
         action: Action,
         asked_ms: u64,
     ) -> Result<Option<Event>, postgres::Error> {
-        let me = &self.settings.instance;
+        let me = &self.settings.instance.clone();
         let lease_ms = self.settings.lease.as_millis();
         #[allow(clippy::cast_precision_loss, reason = "PostgreSQL multiplies intervals by doubles")]
         let lease_ms = lease_ms as f64;
@@ -182,11 +199,16 @@ impl Keeper {
                     owner: row.get(1),
                     remaining_ms: row.get(2),
                 };
+                let rows: Vec<Row> = rows.iter().map(row).collect();
+                self.tell_strange(&rows);
                 let peers = self.peers.others(me, self.settings.lease);
-                Some(Event::Observed { rows: rows.iter().map(row).collect(), peers })
+                Some(Event::Observed { rows, peers })
             }
             Action::Claim(shards) => {
-                let rows = client.query(&statements.claim, &[&shards, me, &lease_ms])?;
+                let rows = client.query(
+                    &statements.claim,
+                    &[&shards, me, &lease_ms, &f64::from(LEASE_MS_MAX)],
+                )?;
                 let granted: Vec<(Shard, Token)> =
                     rows.iter().map(|row| (row.get(0), row.get(1))).collect();
                 tracing::info!(shards = ?granted, "shards taken");
@@ -194,8 +216,12 @@ impl Keeper {
             }
             Action::Renew(asked) => {
                 let granted = self.extend(client, statements, &asked, lease_ms)?;
-                if granted.len() < asked.len() {
-                    tracing::warn!(asked = asked.len(), kept = granted.len(), "shards lost");
+                let lost: Vec<_> = asked.iter().filter(|it| !granted.contains(&it.0)).collect();
+                if !lost.is_empty() {
+                    tracing::warn!(
+                        shards = ?lost,
+                        "leases lost: the table has another owner or token for them, or no row"
+                    );
                 }
                 Some(Event::Renewed { asked_ms, asked, granted })
             }
@@ -218,6 +244,31 @@ impl Keeper {
         let me = &self.settings.instance;
         let rows = client.query(&statements.extend, &[&shards, &tokens, &for_ms, me])?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Names the rows that no relay wrote, once.
+    fn tell_strange(&mut self, rows: &[Row]) {
+        let shards = self.settings.shards;
+        let is_strange = |row: &&Row| row.is_endless() || !(0..shards).contains(&row.shard);
+        let strange: BTreeSet<(Shard, String)> =
+            rows.iter().filter(is_strange).map(|row| (row.shard, row.owner.clone())).collect();
+        for row in rows.iter().filter(is_strange) {
+            if self.strange.contains(&(row.shard, row.owner.clone())) {
+                continue;
+            }
+            let (shard, owner, remaining_ms) = (row.shard, &row.owner, row.remaining_ms);
+            if row.is_endless() {
+                tracing::warn!(
+                    shard,
+                    owner,
+                    remaining_ms,
+                    "a lease that no relay wrote: it ends too late, and is taken if it stays so"
+                );
+            } else {
+                tracing::warn!(shard, owner, shards, "a lease of a shard that does not exist");
+            }
+        }
+        self.strange = strange;
     }
 
     /// Tells the workers what they may publish from, and wakes them if that is more than before.

@@ -4,7 +4,11 @@
 //! database's clock. A relay takes its fair share of the shards, gives back what is more, and takes
 //! what nobody renewed in time. What it holds is valid until the lease's length after it *asked* for it, by
 //! its own monotonic clock, and so never longer than the database thinks.
+//!
+//! A lease that ends later than any relay asks for (the table was edited, or the database's clock was set
+//! back) is taken once it stayed so for a lease's length: its relay, if it lives, has renewed it by then.
 
+use crate::limits::LEASE_MS_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) type Shard = i16;
@@ -17,6 +21,13 @@ pub(crate) struct Row {
     pub(crate) owner: String,
     /// Time until it expires; not positive: anybody may take it.
     pub(crate) remaining_ms: i64,
+}
+
+impl Row {
+    /// It ends later than any relay asks for.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.remaining_ms > i64::from(LEASE_MS_MAX)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +48,7 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Read the table.
     Observe,
-    /// Take these, if they are still free or carry this relay's name.
+    /// Take these, if they are still free, carry this relay's name, or are endless.
     Claim(Vec<Shard>),
     Renew(Vec<(Shard, Token)>),
     Release(Vec<(Shard, Token)>),
@@ -60,6 +71,8 @@ pub(crate) struct Leases {
     held: BTreeMap<Shard, Held>,
     /// Since when a shard was seen free.
     free_since_ms: BTreeMap<Shard, u64>,
+    /// Since when a shard's lease was seen to end too late.
+    endless_since_ms: BTreeMap<Shard, u64>,
     stopping: bool,
 }
 
@@ -71,6 +84,7 @@ impl Leases {
             lease_ms,
             held: BTreeMap::new(),
             free_since_ms: BTreeMap::new(),
+            endless_since_ms: BTreeMap::new(),
             stopping: false,
         }
     }
@@ -150,7 +164,8 @@ impl Leases {
         }
         let share = usize::from(self.shards.unsigned_abs()).div_ceil(peers + 1);
         self.level(share);
-        let (ours, free) = self.claimable(rows);
+        self.note_endless(now_ms, rows);
+        let (ours, free) = self.claimable(now_ms, rows);
         self.free_since_ms.retain(|shard, _| free.contains(shard));
         let mut wanted = share.saturating_sub(self.held.len());
         let mut claim = Vec::new();
@@ -174,15 +189,29 @@ impl Leases {
         }
     }
 
+    fn note_endless(&mut self, now_ms: u64, rows: &[Row]) {
+        let endless: BTreeSet<Shard> =
+            rows.iter().filter(|row| row.is_endless()).map(|row| row.shard).collect();
+        self.endless_since_ms.retain(|shard, _| endless.contains(shard));
+        for shard in endless {
+            self.endless_since_ms.entry(shard).or_insert(now_ms);
+        }
+    }
+
     /// Shards that carry the name of this relay from an earlier run, and shards that nobody holds.
-    fn claimable(&self, rows: &[Row]) -> (Vec<Shard>, Vec<Shard>) {
+    fn claimable(&self, now_ms: u64, rows: &[Row]) -> (Vec<Shard>, Vec<Shard>) {
         let mut ours = Vec::new();
         let mut free = Vec::new();
         let rows: BTreeMap<Shard, &Row> = rows.iter().map(|row| (row.shard, row)).collect();
         for shard in (0..self.shards).filter(|shard| !self.held.contains_key(shard)) {
             match rows.get(&shard) {
                 Some(row) if row.remaining_ms > 0 && row.owner == self.instance => ours.push(shard),
-                Some(row) if row.remaining_ms > 0 => {}
+                Some(row) if row.remaining_ms > 0 => {
+                    let since_ms = self.endless_since_ms.get(&shard);
+                    if since_ms.is_some_and(|at_ms| now_ms - at_ms >= self.lease_ms) {
+                        free.push(shard);
+                    }
+                }
                 _ => free.push(shard),
             }
         }

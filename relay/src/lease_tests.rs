@@ -36,7 +36,8 @@ impl Table {
                 token: 0,
                 expires_ms: 0,
             });
-            if stored.expires_ms <= now_ms || stored.owner == me {
+            let is_endless = stored.expires_ms > now_ms + u64::from(LEASE_MS_MAX);
+            if stored.expires_ms <= now_ms || stored.owner == me || is_endless {
                 stored.owner = me.to_owned();
                 stored.token += 1;
                 stored.expires_ms = now_ms + LEASE_MS;
@@ -49,7 +50,7 @@ impl Table {
     fn mine(&mut self, me: &str, leases: &[(Shard, Token)], expires_ms: u64) -> Vec<Shard> {
         let mut granted = Vec::new();
         for (shard, token) in leases {
-            let stored = self.rows.get_mut(shard).unwrap();
+            let Some(stored) = self.rows.get_mut(shard) else { continue };
             if stored.owner == me && stored.token == *token {
                 stored.expires_ms = expires_ms;
                 granted.push(*shard);
@@ -116,6 +117,20 @@ impl World {
                 }
             }
             self.check_single_owner();
+        }
+    }
+
+    /// As [`Self::run`], without looking at who owns what.
+    fn settle(&mut self, for_ms: u64) {
+        let end_ms = self.now_ms + for_ms;
+        while self.now_ms < end_ms {
+            self.now_ms += self.random.u64(1..50);
+            for index in 0..self.relays.len() {
+                if self.relays[index].next_tick_ms <= self.now_ms {
+                    self.relays[index].next_tick_ms = self.now_ms + TICK_MS;
+                    self.tick(index);
+                }
+            }
         }
     }
 
@@ -253,4 +268,51 @@ fn a_lease_that_was_taken_by_another_is_let_go() {
     let usable: Vec<_> = leases.usable(10).collect();
     assert_eq!(usable, [(1, Held { token: 6, valid_until_ms: 9 + LEASE_MS, yielding: false })]);
     assert_eq!(leases.usable(9 + LEASE_MS).count(), 0);
+}
+
+#[test]
+fn a_table_edited_by_hand_has_one_owner_a_shard_again_soon() {
+    with_seeds(|seed| {
+        let mut world = World::new(seed, 3);
+        world.lossy = false;
+        world.run(10_000);
+        for shard in 0..SHARDS {
+            let (now_ms, kind) = (world.now_ms, world.random.u8(0..6));
+            if kind == 0 {
+                world.table.rows.remove(&shard);
+                continue;
+            }
+            let stored = world.table.rows.get_mut(&shard).unwrap();
+            match kind {
+                1 => stored.owner = "nobody".to_owned(),
+                2 => stored.expires_ms = now_ms + 86_400_000,
+                3 => stored.token += 7,
+                4 => {
+                    stored.owner = "nobody".to_owned();
+                    stored.expires_ms = now_ms + 86_400_000;
+                }
+                _ => stored.expires_ms = 0,
+            }
+        }
+        // What the table said until each relay's next look is not its own doing.
+        world.settle(TICK_MS + 50);
+        world.run(4 * LEASE_MS);
+        assert_eq!(world.shares().iter().sum::<usize>(), 16, "{:?}", world.shares());
+    });
+}
+
+#[test]
+fn an_endless_lease_is_taken_after_a_leases_length_and_not_before() {
+    let mut leases = Leases::new("relay".into(), 1, LEASE_MS);
+    let row = |remaining_ms| Row { shard: 0, owner: "nobody".into(), remaining_ms };
+    let seen = |remaining_ms| Event::Observed { rows: vec![row(remaining_ms)], peers: 0 };
+    let longest = i64::from(LEASE_MS_MAX);
+    assert!(leases.step(0, seen(longest + 1)).is_empty());
+    assert!(leases.step(LEASE_MS - 1, seen(longest + 1)).is_empty());
+    // Renewed by a relay that lives: the time begins anew.
+    assert!(leases.step(LEASE_MS, seen(longest)).is_empty());
+    assert!(leases.step(LEASE_MS + 1, seen(i64::MAX)).is_empty());
+    assert!(leases.step(2 * LEASE_MS, seen(i64::MAX)).is_empty());
+    let claimed = leases.step(2 * LEASE_MS + 1, seen(i64::MAX));
+    assert_eq!(claimed, [Action::Claim(vec![0])]);
 }

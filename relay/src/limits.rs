@@ -41,10 +41,22 @@ pub(crate) const BROKER_PROBE_MS_MAX: u64 = 1_000;
 pub(crate) const TOPICS_MS_MAX: u64 = 10_000;
 /// How long a purged producer may take to give its messages back.
 pub(crate) const PURGE_MS_MAX: u64 = 1_000;
+/// One answer of a broker whose log is read again, in milliseconds.
+pub(crate) const DOUBT_STEP_MS_MAX: u64 = 2_000;
+/// Before its log is read again, a broker that came back gets so long to take what it was sent.
+pub(crate) const DOUBT_SETTLE_MS: u64 = 300;
+/// Tries to read the log again before its wave simply goes again.
+pub(crate) const DOUBT_TRIES_MAX: u32 = 5;
+/// So much earlier than a wave's beginning is looked: a broker's clock may stamp the records.
+pub(crate) const DOUBT_SLACK_MS: u64 = 1_000;
 /// How long the listener waits for a notification before it looks at its connection.
 pub(crate) const LISTEN_MS_MAX: u64 = 1_000;
 /// How long a stopping relay waits for its waves before it goes without releasing its leases.
 pub(crate) const STOP_MS_MAX: u64 = 5_000;
+
+/// The longest lease that a relay can be configured to take, in milliseconds; one that ends later was not
+/// written by a relay, or before the database's clock was set back.
+pub(crate) const LEASE_MS_MAX: u32 = 60_000;
 
 /// Parts of the lease, in percent of `relay.lease_ms`, that keep a relay from publishing after its
 /// lease was taken, see [`crate::publisher`].

@@ -15,6 +15,7 @@
 mod config;
 mod database;
 mod dead_letters;
+mod doubt;
 mod envelope;
 mod keeper;
 mod lease;

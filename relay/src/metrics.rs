@@ -26,6 +26,8 @@ pub(crate) struct RelayMetrics {
     pub(crate) refused: Family<Topic, Counter>,
     /// Waves that the broker did not acknowledge in time; their records go again.
     pub(crate) stalls: Counter,
+    /// Records of such waves that the broker had all the same.
+    pub(crate) found: Counter,
     /// Acknowledged but not marked, because the lease was gone: they are published again.
     pub(crate) unmarked: Counter,
     pub(crate) shards_held: Gauge,
@@ -68,6 +70,11 @@ impl RelayMetrics {
             stalls: metrics.register(
                 "stalls",
                 "Waves that the broker did not acknowledge in time",
+                Counter::default(),
+            ),
+            found: metrics.register(
+                "found",
+                "Records that were in the broker's log though it did not acknowledge them in time",
                 Counter::default(),
             ),
             unmarked: metrics.register(

@@ -74,6 +74,17 @@ pub(crate) struct Wave {
 }
 
 impl Wave {
+    /// A mark under these grants was refused: nothing is begun under them until the lease thread has
+    /// looked again, or the same records would be published again and again meanwhile.
+    pub(crate) fn doubt(&self) {
+        let mut state = self.ownership.state();
+        for grant in &self.grants {
+            if state.grants.get(&grant.shard).is_some_and(|it| it.token == grant.token) {
+                state.grants.remove(&grant.shard);
+            }
+        }
+    }
+
     /// When the first of the grants ends, as they stand now; nothing if one has ended.
     pub(crate) fn valid_until(&self) -> Option<Instant> {
         self.ownership.valid_until(&self.grants)
@@ -108,6 +119,12 @@ mod tests {
         ownership.grant([Grant { token: 2, ..grant(0, until(80_000)) }]);
         assert_eq!(wave.valid_until(), None, "another's meanwhile");
         assert_eq!(ownership.busy(), BTreeSet::from([0]));
+        wave.doubt();
+        assert_eq!(ownership.begin(0, 2, Duration::ZERO).grants.len(), 1, "another token's stays");
+        ownership.grant([grant(0, until(60_000)), grant(1, until(60_000))]);
+        wave.doubt();
+        assert!(ownership.begin(0, 2, Duration::ZERO).grants.is_empty());
+        assert_eq!(ownership.begin(1, 2, Duration::ZERO).grants, [grant(1, until(60_000))]);
         drop(wave);
         assert!(ownership.busy().is_empty());
     }

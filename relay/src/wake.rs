@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const COMMITTED: &str = "realchat_outbox";
 /// Notified by every relay at every tick, with its name.
 pub(crate) const ALIVE: &str = "realchat_relay";
+/// Before the name of a relay that has given its leases back and ends.
+pub(crate) const GONE: &str = "gone:";
 
 /// When each relay, this one included, was last heard of.
 #[derive(Debug, Clone, Default)]
@@ -22,9 +24,12 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    fn heard(&self, name: &str) {
+    fn heard(&self, payload: &str) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.insert(name.to_owned(), Instant::now());
+        match payload.strip_prefix(GONE) {
+            Some(name) => heard.remove(name),
+            None => heard.insert(payload.to_owned(), Instant::now()),
+        };
     }
 
     /// How many others were heard of within `within`; older ones are forgotten.
@@ -82,5 +87,24 @@ fn listen_once(
 pub(crate) fn wake_all(wake: &[Sender<()>]) {
     for worker in wake {
         let _ = worker.try_send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_counts_until_it_says_that_it_goes() {
+        let peers = Peers::default();
+        for name in ["me", "other", "third"] {
+            peers.heard(name);
+        }
+        let minute = Duration::from_secs(60);
+        assert_eq!(peers.others("me", minute), 2);
+        peers.heard("gone:other");
+        peers.heard("gone:nobody");
+        assert_eq!(peers.others("me", minute), 1);
+        assert_eq!(peers.others("me", Duration::ZERO), 0);
     }
 }

@@ -8,11 +8,12 @@
 
 use crate::config::Settings;
 use crate::database::Backoff;
+use crate::doubt::{self, Doubt};
 use crate::envelope;
 use crate::lease::{Shard, Token};
 use crate::limits::{
-    BEGIN_PERCENT, DEAD_LETTER_BYTES_MAX, MESSAGE_PERCENT, RECORD_BYTES_MAX, RETRY_MS_MIN,
-    SUSPECTS_MS_MAX, WAVE_PERCENT, WAVE_ROWS_MAX,
+    BEGIN_PERCENT, DEAD_LETTER_BYTES_MAX, DOUBT_TRIES_MAX, MESSAGE_PERCENT, RECORD_BYTES_MAX,
+    RETRY_MS_MIN, SUSPECTS_MS_MAX, WAVE_PERCENT, WAVE_ROWS_MAX,
 };
 use crate::metrics::{RelayMetrics, Topic};
 use crate::outbox::Outbox;
@@ -22,6 +23,7 @@ use crate::publisher::{Deadlines, Publisher};
 use crate::suspects::{Sentence, Suspects};
 use crate::wave::{self, KeyOf, Outcome, Record};
 use crossbeam_channel::Receiver;
+use daemon::failpoint::{Injected, RELAY_AFTER_LEASE_CHECK, RELAY_AFTER_PUBLISH, reach};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +49,8 @@ pub(crate) struct Worker {
     suspects: Suspects,
     /// Acknowledged by the broker and not yet deleted.
     unmarked: Vec<Published>,
+    /// A wave of which it is not known what the broker has, and how often that was asked in vain.
+    doubt: Option<(Doubt, u32)>,
     /// Rows of a shard to read at once: less than configured while the broker is slow.
     rows_max: i64,
     started: Instant,
@@ -74,6 +78,7 @@ impl Worker {
             dead_letters: Publisher::new(&parts.settings, DEAD_LETTER_BYTES_MAX),
             suspects: Suspects::default(),
             unmarked: Vec::new(),
+            doubt: None,
             rows_max: parts.settings.batch_max,
             started: Instant::now(),
             parts,
@@ -114,6 +119,7 @@ impl Worker {
             return Ok(false);
         }
         self.suspects.retain(|shard| wave.grants.iter().any(|grant| grant.shard == shard));
+        self.settle_doubt()?;
         self.mark(&wave)?;
         let records = {
             let keys = self.suspects.keys();
@@ -122,11 +128,12 @@ impl Worker {
             let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
             outbox.read(&wave.grants, &keys, rows_max).map_err(Trouble::Postgres)?
         };
-        if !records.is_empty() {
-            self.publish_wave(&wave, &records)?;
+        let found_some = !records.is_empty();
+        if found_some {
+            self.publish_wave(&wave, records)?;
         }
         let tried_some = self.try_suspects(&wave)?;
-        Ok(tried_some || !records.is_empty())
+        Ok(tried_some || found_some)
     }
 
     fn connect(&mut self) -> Result<(), Trouble> {
@@ -139,11 +146,13 @@ impl Worker {
     }
 
     /// Publishes what was read, marks what the broker has, and suspects what it refused.
-    fn publish_wave(&mut self, wave: &Wave, records: &[Record]) -> Result<(), Trouble> {
+    fn publish_wave(&mut self, wave: &Wave, records: Vec<Record>) -> Result<(), Trouble> {
         let Some(deadlines) = self.deadlines(wave) else { return Ok(()) };
+        reach(RELAY_AFTER_LEASE_CHECK).map_err(injected)?;
         let begun = Instant::now();
-        let outcomes = self.publisher.publish(records, deadlines, envelope::record);
-        let verdict = wave::judge(records, &outcomes);
+        let since_ms = daemon::clock::now_us() / 1_000;
+        let outcomes = self.publisher.publish(&records, deadlines, envelope::record);
+        let verdict = wave::judge(&records, &outcomes);
         if verdict.stalled.is_none() {
             self.parts.metrics.publish_latency_ms.observe(begun.elapsed().as_secs_f64() * 1e3);
         }
@@ -157,6 +166,11 @@ impl Worker {
                 tracing::warn!(topic = record.topic, id = record.id, reason, "record refused");
             }
         }
+        if verdict.stalled.is_some() {
+            let unsure = unpublished(records, &verdict.published);
+            self.doubt = Some((Doubt::new(since_ms, unsure), 0));
+        }
+        reach(RELAY_AFTER_PUBLISH).map_err(injected)?;
         self.mark(wave)?;
         match verdict.stalled {
             Some(reason) => {
@@ -168,6 +182,28 @@ impl Worker {
             None => {
                 self.rows_max = (self.rows_max * 2).min(self.parts.settings.batch_max);
                 Ok(())
+            }
+        }
+    }
+
+    /// Finds out what the broker has of a wave that it did not acknowledge in time.
+    fn settle_doubt(&mut self) -> Result<(), Trouble> {
+        let Some((mut doubt, tries)) = self.doubt.take() else { return Ok(()) };
+        match doubt::read_log(&self.parts.settings, &mut doubt) {
+            Ok(()) => {
+                let found = wave::judge(&doubt.records, doubt.outcomes()).published;
+                self.parts.metrics.found.inc_by(count(found.len()));
+                self.acknowledged(found.iter().map(|index| &doubt.records[*index]));
+                Ok(())
+            }
+            // What it has goes again, and clients drop it.
+            Err(reason) if tries + 1 >= DOUBT_TRIES_MAX => {
+                tracing::warn!(reason, records = doubt.records.len(), "published again unseen");
+                Ok(())
+            }
+            Err(reason) => {
+                self.doubt = Some((doubt, tries + 1));
+                Err(Trouble::Kafka(reason))
             }
         }
     }
@@ -206,12 +242,23 @@ impl Worker {
         let deleted =
             outbox.delete(&self.parts.settings.instance, &rows).map_err(Trouble::Postgres)?;
         let published = std::mem::take(&mut self.unmarked);
-        metrics.unmarked.inc_by(count(published.len()).saturating_sub(deleted));
+        let refused = count(published.len()).saturating_sub(deleted);
+        metrics.unmarked.inc_by(refused);
+        if refused > 0 {
+            wave.doubt();
+        }
         let mut by_topic: BTreeMap<&'static str, u64> = BTreeMap::new();
         for it in &published {
             *by_topic.entry(it.topic).or_default() += 1;
         }
+        // Which ones were refused is not known: told of the topics with most of them.
+        let mut left = refused;
+        let mut by_topic: Vec<_> = by_topic.into_iter().collect();
+        by_topic.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
         for (topic, number) in by_topic {
+            let taken = left.min(number);
+            left -= taken;
+            let number = number - taken;
             metrics.relayed.get_or_create(&Topic { topic: topic.to_owned() }).inc_by(number);
         }
         Ok(())
@@ -336,8 +383,20 @@ impl Worker {
     }
 }
 
+fn injected(error: Injected) -> Trouble {
+    Trouble::Kafka(error.to_string())
+}
+
 fn no_connection() -> Trouble {
     Trouble::Postgres("no connection".to_owned())
+}
+
+/// The records of a wave that do not count as published, in their order.
+fn unpublished(records: Vec<Record>, published: &[usize]) -> Vec<Record> {
+    let mut published = published.iter().copied().peekable();
+    let is_published = |index: usize| published.next_if_eq(&index).is_some();
+    let keep: Vec<bool> = (0..records.len()).map(is_published).map(|it| !it).collect();
+    records.into_iter().zip(keep).filter_map(|(record, keep)| keep.then_some(record)).collect()
 }
 
 fn count(number: usize) -> u64 {

@@ -3,7 +3,8 @@
 
 SCRIPTS=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 ROOT=$(cd -- "$SCRIPTS/.." && pwd)
-BINARIES=${CARGO_TARGET_DIR:-$ROOT/target}/release
+# REALCHAT_BINARIES: others than the release, e.g. those with failpoints.
+BINARIES=${REALCHAT_BINARIES:-${CARGO_TARGET_DIR:-$ROOT/target}/release}
 PORT_BASE_DEFAULT=8080
 PORT_BASE_MIN=1024
 # The last port of a stack is its base + 39, with TLS.

@@ -1,11 +1,14 @@
 //! Refresh tokens: each is good for one use and is replaced by it. A second use means that two
 //! parties hold the token, and no one can tell which is the thief: all of its family ends.
+//!
+//! Or that the answer to the first use was lost: so for a short while, and as long as no token that
+//! came of it was used, the token is good once more. Whoever holds both is told apart by the next use.
 
 use super::identity::Identity;
 use super::secrets::{fresh, hash};
 use crate::db::{Connection, Query, signed};
 use crate::failure::Failure;
-use crate::limits::REFRESH_TOKEN_BYTES;
+use crate::limits::{REFRESH_GRACE_S, REFRESH_GRACE_USES_MAX, REFRESH_TOKEN_BYTES};
 use proto::Uuid;
 use proto::error::ErrorCode;
 
@@ -18,7 +21,7 @@ const INSERT: Query = Query {
 
 const LOCK: Query = Query {
     name: "lock_refresh_token",
-    sql: "SELECT t.family_id, t.user_id, t.device_id, t.expires_at_us, t.used_at_us IS NOT NULL,
+    sql: "SELECT t.family_id, t.user_id, t.device_id, t.expires_at_us, t.used_at_us,
                  t.revoked_at_us IS NOT NULL
           FROM accounts.refresh_tokens t WHERE t.token_hash = $1 FOR UPDATE",
 };
@@ -26,6 +29,13 @@ const LOCK: Query = Query {
 const USE: Query = Query {
     name: "use_refresh_token",
     sql: "UPDATE accounts.refresh_tokens SET used_at_us = $2 WHERE token_hash = $1",
+};
+
+/// What came of a token's uses: how many tokens, and how many of them were used.
+const SUCCESSORS: Query = Query {
+    name: "refresh_successors",
+    sql: "SELECT count(*), count(used_at_us) FROM accounts.refresh_tokens
+          WHERE family_id = $1 AND issued_at_us >= $2 AND token_hash <> $3",
 };
 
 const REVOKE_FAMILY: Query = Query {
@@ -86,13 +96,21 @@ pub(crate) fn rotate(
         };
         let family_id: Uuid = row.get(0);
         let identity = Identity { user_id: row.get(1), device_id: row.get(2) };
-        let (expires_at_us, is_used, is_revoked): (i64, bool, bool) =
+        let (expires_at_us, used_at_us, is_revoked): (i64, Option<i64>, bool) =
             (row.get(3), row.get(4), row.get(5));
         if is_revoked || expires_at_us <= now_us {
             let message = "the refresh token was revoked or has expired; sign in again";
             return Ok(Err(invalid(message)));
         }
-        if is_used {
+        let is_reuse = match used_at_us {
+            Some(used_at_us) => {
+                let successors = connection.row(&SUCCESSORS, &[&family_id, &used_at_us, &hash])?;
+                let (given, used) = successors.map_or((0, 0), |row| (row.get(0), row.get(1)));
+                !is_in_grace(used_at_us, now_us, given, used)
+            }
+            None => false,
+        };
+        if is_reuse {
             connection.execute(&REVOKE_FAMILY, &[&family_id, &now_us])?;
             let (user_id, device_id) = (identity.user_id, identity.device_id);
             tracing::warn!(%user_id, %device_id, error_code = "token_invalid",
@@ -100,11 +118,20 @@ pub(crate) fn rotate(
             let message = "the refresh token was used before, so the sign-in ended; sign in again";
             return Ok(Err(invalid(message)));
         }
-        connection.execute(&USE, &[&hash, &now_us])?;
+        if used_at_us.is_none() {
+            connection.execute(&USE, &[&hash, &now_us])?;
+        }
         connection.execute(&SEEN, &[&identity.device_id, &now_us])?;
         let next = issue(connection, identity, family_id, lifetime_s)?;
         Ok::<_, Failure>(Ok((identity, next)))
     })?
+}
+
+/// May a token that was used be used again? Its first use gave `given` tokens so far, and `used` of
+/// them were used, which shows that an answer arrived.
+fn is_in_grace(used_at_us: i64, now_us: i64, given: i64, used: i64) -> bool {
+    let age_us = now_us.saturating_sub(used_at_us);
+    age_us <= signed(REFRESH_GRACE_S * 1_000_000) && used == 0 && given < REFRESH_GRACE_USES_MAX
 }
 
 /// Ends a sign-in. A token that is not known ends nothing, and that is as good.
@@ -115,4 +142,19 @@ pub(crate) fn revoke_family(connection: &mut Connection, token: &str) -> Result<
         connection.execute(&REVOKE_FAMILY, &[&family_id, &now_us])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grace_ends_with_its_time_its_uses_or_the_use_of_what_it_gave() {
+        let grace_us = signed(REFRESH_GRACE_S * 1_000_000);
+        assert!(is_in_grace(5, 5 + grace_us, 1, 0));
+        assert!(!is_in_grace(5, 6 + grace_us, 1, 0));
+        assert!(is_in_grace(5, 6, REFRESH_GRACE_USES_MAX - 1, 0));
+        assert!(!is_in_grace(5, 6, REFRESH_GRACE_USES_MAX, 0));
+        assert!(!is_in_grace(5, 6, 1, 1));
+    }
 }

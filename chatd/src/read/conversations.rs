@@ -2,7 +2,7 @@
 
 use crate::db::{Connection, Query, signed, unsigned};
 use crate::failure::Failure;
-use crate::limits::LIST_MEMBERS_MAX;
+use crate::limits::{LIST_MEMBERS_MAX, OWN_UNREAD_EVENTS_MAX};
 use postgres::Row;
 use proto::Uuid;
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ pub(crate) struct View {
     pub(crate) title: String,
     pub(crate) last_sequence_number: u64,
     pub(crate) message_count: u64,
-    /// Messages beyond the furthest read cursor of the user's devices.
+    /// Others' messages beyond the furthest read cursor of the user's devices.
     pub(crate) unread_count: u64,
     pub(crate) read_sequence_number: u64,
     pub(crate) joined_sequence_number: u64,
@@ -46,7 +46,8 @@ pub(crate) struct Page {
     pub(crate) before: Option<Uuid>,
 }
 
-/// What follows `FROM page`: each conversation's read cursor, counts and last message.
+/// What follows `FROM page`: each conversation's read cursor, counts and last message. Messages beyond
+/// the cursor are a difference of message numbers; which of them are one's own only their rows tell.
 macro_rules! view {
     ($page:literal) => {
         concat!(
@@ -56,7 +57,7 @@ macro_rules! view {
             SELECT page.conversation_id, page.title, page.last_sequence_number,
                    page.last_message_number, page.joined_sequence_number, page.created_at_us,
                    cursor.read, base.message_number, last.sequence_number, last.sender_id,
-                   last.text, last.created_at_us, members.count
+                   last.text, last.created_at_us, members.count, own.count
             FROM page
             CROSS JOIN LATERAL (
                 SELECT COALESCE(max(r.read_sequence_number), 0) AS read FROM messaging.receipts r
@@ -74,6 +75,15 @@ macro_rules! view {
                   AND e.sequence_number >= page.joined_sequence_number
                 ORDER BY e.sequence_number DESC LIMIT 1
             ) last ON true
+            CROSS JOIN LATERAL (
+                SELECT count(*) FILTER (WHERE beyond.kind = 1 AND beyond.sender_id = $1) AS count
+                FROM (
+                    SELECT e.kind, e.sender_id FROM messaging.events e
+                    WHERE e.conversation_id = page.conversation_id AND e.sequence_number
+                        > GREATEST(cursor.read, page.joined_sequence_number)
+                    ORDER BY e.sequence_number DESC LIMIT $3
+                ) beyond
+            ) own
             CROSS JOIN LATERAL (
                 SELECT count(*) AS count FROM messaging.members m
                 WHERE m.conversation_id = page.conversation_id AND m.left_sequence_number IS NULL
@@ -101,7 +111,7 @@ const LIST: Query = Query {
            AND ($2::uuid IS NULL OR (c.last_event_at_us, c.conversation_id) < (
                SELECT b.last_event_at_us, b.conversation_id
                FROM messaging.conversations b WHERE b.conversation_id = $2))
-         ORDER BY c.last_event_at_us DESC, c.conversation_id DESC LIMIT $3"
+         ORDER BY c.last_event_at_us DESC, c.conversation_id DESC LIMIT $4"
     ),
 };
 
@@ -132,7 +142,8 @@ pub(crate) fn list(
     user_id: Uuid,
     page: Page,
 ) -> Result<Vec<View>, Failure> {
-    let rows = connection.rows(&LIST, &[&user_id, &page.before, &signed(page.limit)])?;
+    let limit = signed(page.limit);
+    let rows = connection.rows(&LIST, &[&user_id, &page.before, &OWN_UNREAD_EVENTS_MAX, &limit])?;
     let mut views: Vec<View> = rows.iter().map(view).collect();
     let ids: Vec<Uuid> = views.iter().map(|it| it.conversation_id).collect();
     let mut members = read_members(connection, &ids, LIST_MEMBERS_MAX)?;
@@ -148,7 +159,7 @@ pub(crate) fn one(
     user_id: Uuid,
     conversation_id: Uuid,
 ) -> Result<View, Failure> {
-    let row = connection.row(&ONE, &[&user_id, &conversation_id])?;
+    let row = connection.row(&ONE, &[&user_id, &conversation_id, &OWN_UNREAD_EVENTS_MAX])?;
     let mut view = row.as_ref().map(view).ok_or_else(Failure::not_a_member)?;
     view.members = members_of(connection, conversation_id)?;
     Ok(view)
@@ -190,6 +201,7 @@ pub(crate) fn receipts(
 fn view(row: &Row) -> View {
     let message_count = unsigned(row.get(3));
     let read_messages = row.get::<_, Option<i64>>(7).map_or(0, unsigned);
+    let own_messages = unsigned(row.get(13));
     let last_message = row.get::<_, Option<i64>>(8).map(|sequence_number| LastMessage {
         sequence_number: unsigned(sequence_number),
         sender_id: row.get(9),
@@ -201,7 +213,7 @@ fn view(row: &Row) -> View {
         title: row.get(1),
         last_sequence_number: unsigned(row.get(2)),
         message_count,
-        unread_count: message_count.saturating_sub(read_messages),
+        unread_count: message_count.saturating_sub(read_messages + own_messages),
         read_sequence_number: unsigned(row.get(6)),
         joined_sequence_number: unsigned(row.get(4)),
         created_at_us: unsigned(row.get(5)),

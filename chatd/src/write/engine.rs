@@ -16,6 +16,10 @@ use crate::db::{Connection, Role, Settings};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::WARY_BATCHES;
 use crate::metrics::{KindLabel, TopicLabel};
+use daemon::failpoint::{
+    CHATD_AFTER_COMMIT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT, CHATD_BEFORE_INSERT, Injected,
+    reach,
+};
 use postgres::error::SqlState;
 use proto::Uuid;
 use std::collections::{BTreeSet, HashMap};
@@ -60,6 +64,12 @@ impl From<postgres::Error> for CommitError {
     }
 }
 
+impl From<Injected> for CommitError {
+    fn from(error: Injected) -> Self {
+        Self::Temporary(error.to_string())
+    }
+}
+
 impl Engine {
     pub(crate) fn new(settings: Settings) -> Self {
         Self { settings, connection: None, audiences: AudienceCache::default(), wary: 0 }
@@ -99,6 +109,7 @@ impl Engine {
             let told = acknowledge(connection, audiences, receipts, &plan, now_us)?;
             let rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
             sql::write_outbox(connection, &rows)?;
+            reach(CHATD_BEFORE_COMMIT)?;
             Ok::<_, CommitError>((plan, told))
         });
         let (plan, told) = match outcome {
@@ -111,6 +122,7 @@ impl Engine {
                 return Err(error);
             }
         };
+        reach(CHATD_AFTER_COMMIT)?;
         if !(plan.outbox.is_empty() && told.outbox.is_empty()) {
             // Committed already. If this fails, the relay finds the rows by itself a little later.
             let _ = connection.batch("notify", sql::NOTIFY);
@@ -188,11 +200,13 @@ fn append<'a>(
     let conversations = conversations.collect();
     let known = sql::known_keys(connection, &to_look_up(appends, &conversations, is_wary))?;
     let plan = plan(appends, Found { conversations, known }, now_us, &mut proto::id::new);
+    reach(CHATD_BEFORE_INSERT)?;
     if !sql::write_conversations(connection, &plan)? {
         return Err(CommitError::Temporary("a locked conversation changed".to_owned()));
     }
     sql::write_members(connection, &plan.members)?;
     sql::write_events(connection, &plan.events)?;
+    reach(CHATD_AFTER_INSERT)?;
     Ok(plan)
 }
 

@@ -6,6 +6,7 @@ use crate::db::Settings;
 use crate::failure::Failure;
 use crate::limits::{COMMIT_BACKOFF_MS_MAX, COMMIT_BACKOFF_MS_MIN, UNIQUE_ATTEMPTS_MAX};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
+use daemon::failpoint::{CHATD_AFTER_ACK, reach};
 use proto::Uuid;
 use proto::error::ErrorCode;
 use std::sync::{Mutex, PoisonError};
@@ -164,7 +165,12 @@ impl Writer {
         let mut unique_attempts = 0;
         loop {
             let (reason, is_data) = match self.commit(&batch) {
-                Ok(outcome) => return answer(batch, outcome, &self.metrics),
+                Ok(outcome) => {
+                    answer(batch, outcome, &self.metrics);
+                    // All is done: only a crash is of interest here.
+                    let _ = reach(CHATD_AFTER_ACK);
+                    return;
+                }
                 Err(CommitError::Temporary(reason)) => (reason, false),
                 Err(CommitError::Unique(reason)) => {
                     unique_attempts += 1;

@@ -1,8 +1,8 @@
 //! The schema: migrations, roles and their rights, and what chatd demands of the server.
 
 use crate::support::chatd::{command, run};
-use crate::support::postgres::Server;
-use crate::support::{Chatd, Database};
+use crate::support::postgres::{Server, free_port};
+use crate::support::{Chatd, Database, metric, wait_for};
 use postgres::error::SqlState;
 
 #[test]
@@ -146,4 +146,24 @@ fn the_seed_is_there_once_and_its_codes_are_fresh_each_time() {
     assert_eq!((&welcome["title"], &welcome["message_count"]), (&"Welcome".into(), &1.into()));
     assert_eq!(welcome["members"].as_array().unwrap().len(), 3);
     assert_eq!(welcome["unread_count"], 1);
+}
+
+#[test]
+fn a_large_outbox_is_estimated_rather_than_counted() {
+    const ROWS: i64 = 300_000;
+    let database = Database::new();
+    let admin = format!("127.0.0.1:{}", free_port());
+    let _chatd = Chatd::start_with(&database, &[("admin.listen", &admin)]);
+    let pending = || metric(&admin, "realchat_chatd_outbox_pending_count");
+    let mut superuser = database.superuser();
+    let insert = "INSERT INTO messaging.outbox (shard, topic, key, value, headers, created_at_us)
+        SELECT number % 16, 't', '', '', '', 1 FROM generate_series(1, $1::bigint) AS all_of (number)";
+    superuser.execute(insert, &[&7_i64]).unwrap();
+    wait_for("the few to be counted", || (pending() == Some(7)).then_some(()));
+    superuser.execute(insert, &[&ROWS]).unwrap();
+    wait_for("the many to be estimated", || pending().filter(|it| *it >= ROWS * 9 / 10));
+    let read = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
+        WHERE relname = 'outbox'";
+    let read: i64 = superuser.query_one(read, &[]).unwrap().get(0);
+    assert!(read < ROWS / 2, "{read} rows were read");
 }

@@ -5,6 +5,7 @@
 mod accounts;
 mod api;
 mod database;
+mod failpoints;
 mod rate;
 mod support;
 mod write;

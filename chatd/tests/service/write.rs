@@ -15,7 +15,7 @@ fn log(database: &Database, conversation_id: Uuid) -> Vec<i64> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-fn assert_no_hole(database: &Database, conversation_id: Uuid) -> usize {
+pub(crate) fn assert_no_hole(database: &Database, conversation_id: Uuid) -> usize {
     let log = log(database, conversation_id);
     let expected: Vec<i64> = (1..).take(log.len()).collect();
     assert_eq!(log, expected);
@@ -289,5 +289,31 @@ fn receipts_only_move_forward_and_are_told_once() {
     assert_eq!(bob.get(&chatd, "/v1/conversations")["conversations"][0]["unread_count"], 0);
     let list = alice.get(&chatd, "/v1/conversations");
     assert_eq!(list["conversations"][0]["last_message"]["text"], Value::from("hi"));
-    assert_eq!(list["conversations"][0]["unread_count"], 5);
+    assert_eq!(list["conversations"][0]["unread_count"], 0, "one's own messages are not unread");
+}
+
+#[test]
+fn unread_is_what_others_wrote_beyond_the_read_cursor() {
+    let database = Database::new();
+    let chatd = Chatd::start(&database);
+    let (alice, bob) = (Person::register(&chatd, "alice"), Person::register(&chatd, "bob"));
+    let conversation_id = alice.create(&chatd, &[&bob]);
+    let unread = |person: &Person| {
+        let list = person.get(&chatd, "/v1/conversations");
+        let one = person.get(&chatd, &format!("/v1/conversations/{conversation_id}"));
+        assert_eq!(list["conversations"][0]["unread_count"], one["unread_count"]);
+        one["unread_count"].as_u64().unwrap()
+    };
+    // Numbers 2 to 9: alice three times, then bob once, and again.
+    for (number, person) in [&alice, &alice, &alice, &bob].iter().cycle().take(8).enumerate() {
+        person.send(&chatd, conversation_id, &number.to_string(), "hi").unwrap();
+    }
+    assert_eq!((unread(&alice), unread(&bob)), (2, 6));
+    let target = format!("/v1/conversations/{conversation_id}");
+    alice.done(&chatd, "PATCH", &target, json!({ "title": "not a message" }));
+    bob.ack(&chatd, conversation_id, 10, 3).unwrap();
+    assert_eq!((unread(&alice), unread(&bob)), (2, 4));
+    alice.ack(&chatd, conversation_id, 5, 5).unwrap();
+    bob.ack(&chatd, conversation_id, 10, 10).unwrap();
+    assert_eq!((unread(&alice), unread(&bob)), (1, 0));
 }

@@ -20,9 +20,12 @@ impl Shard {
             let mut slot = first;
             if slot == NO_SLOT {
                 self.counts.events_no_session.increment();
-            } else if self.table.session(slot).is_none_or(|session| session.user != *user) {
-                // Closed by what came before: a user may be named twice.
-                slot = self.registry.first(&self.table, user);
+            } else {
+                self.counts.recipients_reached.increment();
+                if self.table.session(slot).is_none_or(|session| session.user != *user) {
+                    // Closed by what came before: a user may be named twice.
+                    slot = self.registry.first(&self.table, user);
+                }
             }
             while let Some(session) = self.table.session(slot) {
                 // Read now: the session may be closed by what follows.

@@ -4,7 +4,7 @@ mod kafka;
 mod processes;
 
 pub(crate) use kafka::{Kafka, Seen};
-pub(crate) use processes::{Postgres, Relay, dead_letters, signal};
+pub(crate) use processes::{Postgres, Relay, dead_letters, failpoint_binaries, signal};
 
 use proto::record::RecordHeaders;
 use proto::{Message, topics};

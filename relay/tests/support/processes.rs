@@ -147,10 +147,20 @@ pub(crate) fn dead_letters(brokers: &str, arguments: &[&str]) -> (bool, String) 
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
+/// The folder of binaries that have failpoints; nothing if the environment names none.
+pub(crate) fn failpoint_binaries() -> Option<PathBuf> {
+    let folder = std::env::var_os("REALCHAT_FAILPOINT_BINARIES").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("skipped: REALCHAT_FAILPOINT_BINARIES does not name binaries with failpoints");
+    }
+    folder
+}
+
 /// A running relay.
 pub(crate) struct Relay {
     child: Child,
     admin: String,
+    log: PathBuf,
 }
 
 impl Relay {
@@ -165,8 +175,21 @@ impl Relay {
         brokers: &str,
         settings: &[(&str, &str)],
     ) -> Self {
+        let binary = env!("CARGO_BIN_EXE_relay").as_ref();
+        Self::start_binary(binary, instance, postgres, brokers, settings)
+    }
+
+    pub(crate) fn start_binary(
+        binary: &Path,
+        instance: &str,
+        postgres: &Postgres,
+        brokers: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let admin = format!("127.0.0.1:{}", free_port());
-        let child = Command::new(env!("CARGO_BIN_EXE_relay"))
+        let log = std::env::temp_dir().join(format!("realchat-relay-{}.log", proto::id::new()));
+        let child = Command::new(binary)
+            .stderr(std::fs::File::create(&log).unwrap())
             .env("REALCHAT_RELAY_INSTANCE", instance)
             .env("REALCHAT_RELAY_ADMIN_LISTEN", &admin)
             .env("REALCHAT_RELAY_POSTGRES_URL", postgres.url())
@@ -174,7 +197,22 @@ impl Relay {
             .envs(settings.iter().copied())
             .spawn()
             .unwrap();
-        Self { child, admin }
+        Self { child, admin, log }
+    }
+
+    /// All that it wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Lets it exit, fail or sleep at a place; only a binary with failpoints can.
+    pub(crate) fn arm(&self, order: &str) {
+        let answer = self.get(&format!("/failpoint/{order}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// What it has used so far, in user and kernel.
@@ -222,5 +260,9 @@ impl Drop for Relay {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        let _ = std::fs::remove_file(&self.log);
     }
 }

@@ -6,7 +6,7 @@ use daemon::link::{Client, ClientSettings, LinkError};
 use proto::client::Error;
 use proto::link::{Http, HttpHeader, request::Request, response::Response};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 
 const SECRET: &str = "the secret of the tests";
@@ -22,7 +22,11 @@ pub(crate) struct Chatd {
 
 /// chatd with the settings of a test; `settings` are names of keys with their values.
 pub(crate) fn command(database: &Database, settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chatd"));
+    command_of(env!("CARGO_BIN_EXE_chatd").as_ref(), database, settings)
+}
+
+fn command_of(binary: &Path, database: &Database, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary);
     command
         .env_clear()
         .env("REALCHAT_CHATD_POSTGRES_URL", database.url())
@@ -45,10 +49,18 @@ impl Chatd {
     }
 
     pub(crate) fn start_with(database: &Database, settings: &[(&str, &str)]) -> Self {
+        Self::start_binary(env!("CARGO_BIN_EXE_chatd").as_ref(), database, settings)
+    }
+
+    pub(crate) fn start_binary(
+        binary: &Path,
+        database: &Database,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let folder = std::env::temp_dir().join(format!("realchat-chatd-{}", proto::id::new()));
         std::fs::create_dir(&folder).unwrap();
         let address = format!("unix:{}", folder.join("link").display());
-        let mut command = command(database, settings);
+        let mut command = command_of(binary, database, settings);
         command
             .env("REALCHAT_CHATD_LINK_LISTEN", &address)
             .env("REALCHAT_CHATD_LINK_SECRET", SECRET)
@@ -116,6 +128,11 @@ impl Chatd {
 
     pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_for("chatd's end", || self.process.try_wait().unwrap())
     }
 
     /// SIGTERM, and the end that follows.

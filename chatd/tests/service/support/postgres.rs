@@ -146,6 +146,6 @@ fn binaries() -> PathBuf {
     newest.expect("PostgreSQL is not installed").path().join("bin")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Dead letters at the Kafka that KAFKA_BROKERS names: records that could not be published or read.
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Counts of every message at each stage, from the daemons' metrics, and what is unaccounted for: then
+    /// the exit code is 1.
+    Ledger(Ledger),
     /// Answers messages in its conversations until it is stopped.
     Bot {
         /// Signs in with this one-time code first, unless NAME is signed in already.
@@ -184,6 +187,23 @@ pub(crate) struct History {
     #[arg(long, value_name = "N", default_value_t = 50,
         value_parser = clap::value_parser!(u32).range(1..=200))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ledger {
+    /// The folder of the stack (scripts/up --dir DIR); if not given: REALCHAT_DIR, then .run.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keeps the counts in this file, for a later --since.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// Only what came since the counts in this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since: Option<PathBuf>,
+    /// How long to wait for the counts to come to rest.
+    #[arg(long, value_name = "S", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) seconds: u64,
 }
 
 /// A day is the longest that anybody can mean by seconds here.

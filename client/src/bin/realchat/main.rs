@@ -8,6 +8,7 @@ mod conversations;
 mod dlq;
 mod doctor;
 mod failure;
+mod ledger;
 mod messages;
 mod output;
 mod rows;
@@ -51,6 +52,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Trace { message } => messages::trace(context, *message),
         Command::Dlq(dlq) => dlq::run(dlq),
         Command::Tail(tail) => tail::tail(context, tail),
+        Command::Ledger(options) => ledger::run(context.out, options),
         Command::Bot { code } => bot::run(context, code.as_deref()),
         Command::Doctor => doctor::doctor(context),
     }

@@ -22,6 +22,7 @@ use crate::outbound::publish::{DeadLetter, Publisher};
 use crate::progress::Progress;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
+use daemon::failpoint;
 use proto::{Uuid, topics};
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -242,6 +243,7 @@ impl Worker {
             patience = Duration::ZERO;
         }
         routing.end_batch();
+        let _ = failpoint::reach(failpoint::GATEWAY_AFTER_ENQUEUE);
     }
 
     fn keep_house(&mut self) {
@@ -295,6 +297,7 @@ impl Worker {
             // Fails only for offsets below zero, which no record has.
             let _ = list.add_partition_offset(topic, *partition, Offset::Offset(offset));
         }
+        let _ = failpoint::reach(failpoint::GATEWAY_BEFORE_COMMIT);
         routing.ledger.commits.inc();
         if !is_last {
             callbacks.set_commit(Commit::InFlight);
@@ -360,6 +363,7 @@ impl Worker {
 
 impl Routing {
     fn take(&mut self, message: &Incoming<'_>) {
+        let _ = failpoint::reach(failpoint::GATEWAY_AFTER_POLL);
         let (topic, partition) = (message.topic, message.partition);
         let at = |it: &Position| it.partition == partition && it.topic == topic;
         let Some(index) = self.partitions.iter().position(at) else { return };
