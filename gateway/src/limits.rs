@@ -118,6 +118,7 @@ pub(crate) const POLL_MS_MAX: u64 = 1_000;
 pub(crate) const LATENCY_US_MAX: u64 = 60_000_000;
 
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES);
+const _: () = assert!(TOKENS_REMEMBERED.is_power_of_two() && TOKENS_REMEMBERED >= 2);
 const _: () = assert!(PROXY_HEADER_BYTES_MAX <= READ_BYTES);
 const _: () = assert!(LIMIT_CELLS.is_power_of_two());
 const _: () = assert!(CLIENT_FRAME_BYTES_MAX <= READ_BYTES);
@@ -135,6 +136,8 @@ pub(crate) const SHARDS_MAX: usize = 1_024;
 pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Keys in an issuer's key set.
 pub(crate) const TOKEN_KEYS_MAX: usize = 64;
+/// Tokens whose signature was found good and is not verified again. A power of two.
+pub(crate) const TOKENS_REMEMBERED: usize = 32 * 1024;
 /// A token's subject, in UTF-8.
 pub(crate) const TOKEN_SUBJECT_BYTES_MAX: usize = 256;
 /// How far an issuer's clock may run ahead of ours, for `nbf`.
@@ -216,6 +219,29 @@ pub(crate) const KAFKA_RECOMMIT_MS: u64 = 60_000;
 pub(crate) const KAFKA_FETCHED_KB_MAX: usize = 16 * 1024;
 /// One answer of a broker, all partitions together.
 pub(crate) const KAFKA_FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Letters for users without a session that may lie in a mailbox before its shard is woken for them.
+pub(crate) const UNWANTED_LETTERS_MAX: usize = 512;
+/// Cells that a shard's filter of the users who are there has for each session that it may have...
+pub(crate) const ATTENDANCE_CELLS_PER_SESSION: usize = 16;
+/// ...and at least.
+pub(crate) const ATTENDANCE_CELLS_MIN: usize = 1_024;
+/// Cells of one session.
+pub(crate) const ATTENDANCE_PROBES: u32 = 3;
+/// How long a fetch without records waits at the broker.
+pub(crate) const KAFKA_FETCH_MS_MAX: usize = 500;
+/// From one fetch to the next, at least: of a log that is busy, one answer carries many records, and
+/// none waits longer for it than this. A log that was quiet so long is answered at once.
+pub(crate) const KAFKA_FETCH_PACE_US: u64 = 3_000;
+/// Of one partition in one answer; a batch that is larger comes alone.
+pub(crate) const KAFKA_PARTITION_BYTES_MAX: usize = 1024 * 1024;
+/// An answer to a fetch: what was asked for, or one batch that is larger.
+pub(crate) const KAFKA_ANSWER_BYTES_MAX: usize = 2 * KAFKA_FETCH_BYTES_MAX;
+/// Room for an answer that is kept between answers.
+pub(crate) const KAFKA_INPUT_BYTES: usize = 64 * 1024;
+/// Time to find the leaders of the log, and to connect to one.
+pub(crate) const KAFKA_CONNECT_MS_MAX: u64 = 1_000;
+/// After fetching the log directly ended, the library reads it for so long.
+pub(crate) const KAFKA_DIRECT_RETRY_MS: u64 = 30_000;
 /// When the gateway stops, shards have this long to enqueue what was mailed to them.
 pub(crate) const KAFKA_SETTLE_MS_MAX: u64 = 2_000;
 /// Records waiting to be produced (typing, dead letters).

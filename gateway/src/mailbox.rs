@@ -1,6 +1,7 @@
 //! A shard's mailbox: a bounded channel, and a bell that is rung once however many letters wait.
 
-use crate::mail::Mail;
+use crate::attendance::Attendance;
+use crate::mail::{Delivery, Mail};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::Waker;
 use proto::Uuid;
@@ -17,12 +18,14 @@ pub(crate) struct ShardEnded;
 pub(crate) struct Mailbox {
     letters: Sender<Mail>,
     bell: Arc<Bell>,
+    attendance: Arc<Attendance>,
 }
 
 /// The receiving end, on the shard's thread.
 pub(crate) struct Inbox {
     letters: Receiver<Mail>,
     bell: Arc<Bell>,
+    attendance: Arc<Attendance>,
 }
 
 struct Bell {
@@ -33,10 +36,19 @@ struct Bell {
 }
 
 /// A mailbox of `capacity` letters whose bell wakes through `waker`.
+#[cfg(test)]
 pub(crate) fn pair(capacity: usize, waker: Option<Waker>) -> (Mailbox, Inbox) {
-    let (sender, receiver) = bounded(capacity);
+    pair_for(0, capacity, waker)
+}
+
+/// A mailbox of `capacity` letters whose bell wakes through `waker`, of a shard that is made for so
+/// many sessions.
+pub(crate) fn pair_for(sessions: usize, capacity: usize, waker: Option<Waker>) -> (Mailbox, Inbox) {
+    let (sender, letters) = bounded(capacity);
     let bell = Arc::new(Bell { rung: AtomicBool::new(false), waker });
-    (Mailbox { letters: sender, bell: Arc::clone(&bell) }, Inbox { letters: receiver, bell })
+    let attendance = Arc::new(Attendance::new(sessions));
+    let inbox = Inbox { letters, bell: Arc::clone(&bell), attendance: Arc::clone(&attendance) };
+    (Mailbox { letters: sender, bell, attendance }, inbox)
 }
 
 impl Mailbox {
@@ -59,6 +71,14 @@ impl Mailbox {
             }
             Err(TrySendError::Disconnected(_)) => Err(ShardEnded),
         }
+    }
+
+    /// As [`Self::post`], and says whether the shard is to be woken: not if none of the recipients
+    /// has a session there. Such a letter is for the cache of recent events alone.
+    pub(crate) fn deliver(&self, delivery: Delivery) -> Result<bool, ShardEnded> {
+        let before = self.attendance.expects(&delivery.recipients);
+        self.post(Mail::Deliver(delivery))?;
+        Ok(self.attendance.is_wanted(&before))
     }
 
     /// Wakes the shard for what was posted.
@@ -96,6 +116,17 @@ impl Inbox {
     /// To be called before letters are taken; later letters ring again.
     pub(crate) fn hush(&self) {
         self.bell.rung.swap(false, Ordering::AcqRel);
+    }
+
+    /// A session of the user began; tells those who post letters. To be called before letters are
+    /// taken.
+    pub(crate) fn arrived(&self, user: &Uuid) {
+        self.attendance.arrive(user);
+    }
+
+    /// A session of the user ended.
+    pub(crate) fn left(&self, user: &Uuid) {
+        self.attendance.leave(user);
     }
 
     /// The next letter, or None when there is none now.

@@ -13,6 +13,7 @@
 
 #[cfg(test)]
 mod allocations;
+mod attendance;
 mod audience;
 mod clock;
 mod close;

@@ -46,6 +46,7 @@ use crate::recovery::recent::Recent;
 use crate::timer::Wheel;
 use mio::{Events, Poll, Token};
 use proto::Uuid;
+use proto::limits::INLINE_RECIPIENTS_MAX;
 use registry::Registry;
 use rustls::ServerConfig;
 use std::sync::Arc;
@@ -124,6 +125,8 @@ pub(crate) struct Shard {
     spare_ready: Vec<u32>,
     spare_dirty: Vec<u32>,
     fired: Vec<u32>,
+    /// The first session of each recipient of the event in hand.
+    firsts: Vec<u32>,
     /// Bytes of sync answers that wait for their sessions' rings.
     backlog_bytes: usize,
     /// Frames in all rings.
@@ -178,6 +181,7 @@ impl Shard {
             spare_ready: Vec::with_capacity(POLL_EVENTS_MAX),
             spare_dirty: Vec::with_capacity(POLL_EVENTS_MAX),
             fired: Vec::with_capacity(POLL_EVENTS_MAX),
+            firsts: Vec::with_capacity(INLINE_RECIPIENTS_MAX),
             backlog_bytes: 0,
             queued: 0,
             drain_until_ms: None,

@@ -79,7 +79,8 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let settings = Arc::new(Settings::new(&config, &instance, shards)?);
     let tls = config::tls_files(&config)?;
     let certificate = tls.as_ref().map(tls::read_config).transpose()?;
-    let (polls, mailboxes) = polls(shards, config.count("mailbox.letters_max"))?;
+    let sessions = settings.sessions_max.div_ceil(shards);
+    let (polls, mailboxes) = polls(shards, sessions, config.count("mailbox.letters_max"))?;
     let progress =
         Arc::new(Progress::new(consume::threads(config.count("kafka.consumers")), shards));
     let gateway_metrics = GatewayMetrics::register(shards, &metrics);
@@ -142,14 +143,14 @@ fn send_certificate(mailboxes: &Mailboxes, certificate: &Arc<ServerConfig>) {
 
 type Polls = Vec<(Poll, mailbox::Inbox)>;
 
-fn polls(shards: usize, letters_max: usize) -> Result<(Polls, Mailboxes), String> {
+fn polls(shards: usize, sessions: usize, letters_max: usize) -> Result<(Polls, Mailboxes), String> {
     let mut polls = Vec::with_capacity(shards);
     let mut mailboxes = Vec::with_capacity(shards);
     for _ in 0..shards {
         let poll = Poll::new().map_err(|error| format!("epoll: {error}"))?;
         let waker =
             Waker::new(poll.registry(), BELL).map_err(|error| format!("eventfd: {error}"))?;
-        let (mailbox, inbox) = mailbox::pair(letters_max, Some(waker));
+        let (mailbox, inbox) = mailbox::pair_for(sessions, letters_max, Some(waker));
         polls.push((poll, inbox));
         mailboxes.push(mailbox);
     }

@@ -1,5 +1,6 @@
 //! `perf slow`: what clients that read slowly or not at all, and clients that come and go, do to the
-//! others. First without them, then beside them, then without them again, on the same sessions.
+//! others. First without them, then beside them, then without them again, on the same sessions. What
+//! is published is the same in all parts, so that the broker's load is no part of the difference.
 
 mod clients;
 
@@ -16,6 +17,7 @@ use crate::stack::Stack;
 use crate::tokens::Minter;
 use clients::Clients;
 use proto::Uuid;
+use proto::limits::INLINE_RECIPIENTS_MAX;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -50,7 +52,7 @@ struct Report {
 /// One part of the run.
 struct Part {
     us: u64,
-    /// With the slow ones' own conversations, and with churn.
+    /// With the slow ones, and with churn.
     beside: bool,
 }
 
@@ -59,7 +61,8 @@ struct Run {
     clients: Clients,
     specs: Vec<Spec>,
     others: Source,
-    /// Conversations of the slow ones alone, busy enough to fill their rings.
+    /// Conversations of the slow ones alone, busy enough to fill their rings. As few as there can be:
+    /// many records would make the broker slow, and so everybody.
     busy: Source,
     rate: u64,
     busy_rate: u64,
@@ -162,10 +165,11 @@ impl Run {
         let brokers = stack.get("KAFKA_BROKERS")?;
         let conversation_ids = ids(conversations);
         let all = KafkaSink::open(&brokers, conversations, &users)?;
-        let busy_conversations = slow.div_ceil(count(members));
+        let busy_conversations = slow.div_ceil(INLINE_RECIPIENTS_MAX);
         let busy = KafkaSink::open(&brokers, busy_conversations, &users[others..])?;
-        // Rings are full after three quarters of the part in which the slow ones are there.
-        let busy_per_s = (8 * SLOW_BUSY_EVENTS / 3 / options.seconds.max(4)).clamp(8, 64);
+        // Rings are full after three quarters of the part in which the slow ones are there, and before
+        // their sockets have taken nothing for as long as the gateway's write deadline.
+        let busy_per_s = (8 * SLOW_BUSY_EVENTS / 3 / options.seconds.max(4)).clamp(32, 64);
         let churned_per_minute = others as u64 * options.churn_percent / 100;
         let mut run = Self {
             driver: Driver::new()?,
@@ -210,15 +214,15 @@ impl Run {
         let bytes_most = &mut self.bytes_most;
         std::thread::scope(|scope| -> Outcome {
             let producing = scope.spawn(|| others.produce(&schedule, records));
-            let filling =
-                part.beside.then(|| scope.spawn(|| busy.produce(&busy_schedule, busy_records)));
-            while !producing.is_finished() || filling.as_ref().is_some_and(|it| !it.is_finished()) {
+            let filling = scope.spawn(|| busy.produce(&busy_schedule, busy_records));
+            while !producing.is_finished() || !filling.is_finished() {
                 driver.run(Duration::from_millis(20), clients)?;
                 let now_us = clock::now_us();
-                if part.beside && now_us >= slow_at_us {
+                if now_us >= slow_at_us {
                     slow_at_us += 1_000_000;
                     driver.read_slowly(clients);
-                    *bytes_most = process::anonymous_bytes_sum(pids)?.max(*bytes_most);
+                    let bytes = process::anonymous_bytes_sum(pids)?;
+                    *bytes_most = if part.beside { bytes.max(*bytes_most) } else { *bytes_most };
                 }
                 if let Some(every_us) = churn_us.filter(|_| part.beside)
                     && now_us >= churn_at_us
@@ -234,7 +238,7 @@ impl Run {
             }
             let ended = |_| Failure::Refused("the producer ended".into());
             producing.join().map_err(ended)??;
-            filling.map_or(Ok(Ok(0)), |it| it.join()).map_err(ended)??;
+            filling.join().map_err(ended)??;
             Ok(())
         })?;
         let until_us = clock::now_us() + STRAGGLERS_MS_MAX * 1_000;

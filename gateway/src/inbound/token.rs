@@ -4,6 +4,8 @@
 //! The algorithm is pinned before anything else of the token is looked at; the key id is looked up
 //! in the configured set and nowhere else; `jku`, `jwk`, `x5u` and their kin have no effect.
 
+mod remembered;
+
 use crate::limits::{
     TOKEN_BYTES_MAX, TOKEN_KEYS_MAX, TOKEN_NOT_BEFORE_LEEWAY_S, TOKEN_SUBJECT_BYTES_MAX,
 };
@@ -11,6 +13,7 @@ use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use proto::Uuid;
 use proto::error::ErrorCode;
+use remembered::Remembered;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -69,6 +72,8 @@ pub(crate) struct Verifier {
     keys: HashMap<String, DecodingKey>,
     issuer: String,
     audience: String,
+    /// Good under these keys, so it ends with them.
+    remembered: Remembered,
 }
 
 #[derive(Deserialize)]
@@ -101,7 +106,12 @@ struct RawClaims {
 impl Verifier {
     /// Refuses every token, retryably: for the time before the first keys came.
     pub(crate) fn empty() -> Self {
-        Self { keys: HashMap::new(), issuer: String::new(), audience: String::new() }
+        Self {
+            keys: HashMap::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            remembered: Remembered::empty(),
+        }
     }
 
     /// Takes the Ed25519 signing keys of a JWKS (RFC 7517, RFC 8037) and leaves others out; an
@@ -125,14 +135,27 @@ impl Verifier {
         if keys.is_empty() {
             return Err("no Ed25519 signing key with a kid in the JWKS".to_owned());
         }
-        Ok(Self { keys, issuer: issuer.to_owned(), audience: audience.to_owned() })
+        let remembered = Remembered::new();
+        Ok(Self { keys, issuer: issuer.to_owned(), audience: audience.to_owned(), remembered })
     }
 
     /// `now_s`: seconds since the Unix epoch.
     pub(crate) fn verify(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX
-            || token.split('.').filter(|it| !it.is_empty()).count() != 3
-        {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let digest = remembered::digest(token);
+        if let Some(claims) = self.remembered.find(&digest) {
+            let expired = claims.expires_at_s <= now_s;
+            return if expired { Err(TokenError::Expired) } else { Ok(claims) };
+        }
+        let claims = self.verify_anew(token, now_s)?;
+        self.remembered.remember(&digest, &claims);
+        Ok(claims)
+    }
+
+    fn verify_anew(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
+        if token.split('.').filter(|it| !it.is_empty()).count() != 3 {
             return Err(TokenError::Malformed);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {

@@ -16,10 +16,13 @@
 )]
 
 mod client;
+mod direct;
+mod incoming;
 mod ledger;
 mod native;
 mod positions;
 mod record;
+mod wire;
 mod worker;
 
 pub(crate) use client::{complain, log};

@@ -30,9 +30,22 @@ impl ShardSet {
 
     /// In ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u16> {
-        (0_u16..).zip(self.0).flat_map(|(word, bits)| {
-            (0_u16..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)
+        (0_u16..).step_by(64).zip(self.0).flat_map(|(first, mut bits)| {
+            std::iter::from_fn(move || {
+                let bit = u16::try_from(bits.trailing_zeros()).unwrap_or_default();
+                // Takes the lowest bit away.
+                bits = (bits != 0).then(|| bits & (bits - 1))?;
+                Some(first + bit)
+            })
         })
+    }
+
+    /// Those that are not in the other.
+    pub(crate) fn without(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine &= !theirs;
+        }
+        self
     }
 }
 
@@ -167,6 +180,7 @@ mod tests {
         let mut union = set(&[3]);
         union.union(&set(&[70]));
         assert_eq!(union, set(&[3, 70]));
+        assert_eq!(union.without(&set(&[3, 4])), set(&[70]));
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl Shard {
         self.registry.remove(&mut self.table, slot);
         let Some(connection) = self.table.get_mut(slot) else { return };
         let Some(session) = connection.session.take() else { return };
+        self.inbox.left(&session.user);
         self.beyond.disconnected(session.user, session.device, number);
         if let Some(extra) = session.extra {
             self.watchers.remove(slot, &extra.watched);

@@ -14,12 +14,18 @@ impl Shard {
     /// An event for those of its recipients whose home is here.
     pub(super) fn deliver(&mut self, delivery: &Delivery) {
         let mut payload = None;
-        for user in &delivery.recipients {
-            let mut slot = self.registry.first(&self.table, user);
+        let mut firsts = std::mem::take(&mut self.firsts);
+        self.registry.first_of_each(&self.table, &delivery.recipients, &mut firsts);
+        for (user, first) in delivery.recipients.iter().zip(firsts.iter().copied()) {
+            let mut slot = first;
             if slot == NO_SLOT {
                 self.counts.events_no_session.increment();
             } else {
                 self.counts.recipients_reached.increment();
+                if self.table.session(slot).is_none_or(|session| session.user != *user) {
+                    // Closed by what came before: a user may be named twice.
+                    slot = self.registry.first(&self.table, user);
+                }
             }
             while let Some(session) = self.table.session(slot) {
                 // Read now: the session may be closed by what follows.
@@ -36,6 +42,7 @@ impl Shard {
                 slot = next;
             }
         }
+        self.firsts = firsts;
         if let Some(handle) = payload {
             self.payloads.release(handle);
         }

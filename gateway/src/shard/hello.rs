@@ -80,6 +80,7 @@ impl Shard {
         connection.conn.go_on();
         connection.kick = connection.conn.has_stash();
         self.registry.add(&mut self.table, slot);
+        self.inbox.arrived(&user);
         self.follow_stage(slot);
         self.arm(slot);
         self.mark_ready(slot);

@@ -1,6 +1,6 @@
 //! The Kafka client of a consumer thread: its settings, its log and its errors.
 
-use crate::limits::{KAFKA_FETCH_BYTES_MAX, KAFKA_FETCHED_KB_MAX};
+use crate::limits::{KAFKA_FETCH_BYTES_MAX, KAFKA_FETCH_MS_MAX, KAFKA_FETCHED_KB_MAX};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -106,7 +106,7 @@ pub(super) fn connect(brokers: &str, group: &str) -> Result<Consumer, String> {
         .set("isolation.level", "read_committed")
         // A fetch is answered with the first byte; the wait is for idle partitions only.
         .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "500")
+        .set("fetch.wait.max.ms", KAFKA_FETCH_MS_MAX.to_string())
         .set("fetch.max.bytes", KAFKA_FETCH_BYTES_MAX.to_string())
         .set("fetch.error.backoff.ms", "100")
         .set("fetch.queue.backoff.ms", "5")
@@ -117,7 +117,9 @@ pub(super) fn connect(brokers: &str, group: &str) -> Result<Consumer, String> {
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
         .set("topic.metadata.refresh.interval.ms", "30000")
-        .set("log.connection.close", "false");
+        .set("log.connection.close", "false")
+        // Nobody takes the client's own telemetry (KIP-714), and measuring costs something a fetch.
+        .set("enable.metrics.push", "false");
     config
         .create_with_context(Callbacks::default())
         .map_err(|error| format!("kafka.brokers {brokers}: {error}"))

@@ -2,15 +2,18 @@
 //! commit what the shards have enqueued.
 
 use super::client::{self, Commit, Consumer};
+use super::direct::Direct;
+use super::incoming::Incoming;
 use super::ledger::Ledger;
 use super::native;
 use super::positions::Position;
-use super::record::{self, Headers, Purpose, RecordError, Router, TAILED};
+use super::record::{self, Purpose, RecordError, Router, TAILED};
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
-    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX, KAFKA_POLL_MS,
-    KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS, KAFKA_SETTLE_MS_MAX,
+    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX,
+    KAFKA_DIRECT_RETRY_MS, KAFKA_POLL_MS, KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS,
+    KAFKA_SETTLE_MS_MAX, UNWANTED_LETTERS_MAX,
 };
 use crate::mail::{Delivery, Mail};
 use crate::mailbox::Mailboxes;
@@ -23,9 +26,8 @@ use daemon::failpoint;
 use proto::{Uuid, topics};
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ const POLL: Duration = Duration::from_millis(KAFKA_POLL_MS);
 const COMMIT: Duration = Duration::from_millis(KAFKA_COMMIT_MS);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(KAFKA_COMMIT_MS_MAX);
 const RECOMMIT: Duration = Duration::from_millis(KAFKA_RECOMMIT_MS);
+const DIRECT_RETRY: Duration = Duration::from_millis(KAFKA_DIRECT_RETRY_MS);
 /// How often shards and commits are looked at while the last batch settles.
 const SETTLE_STEP: Duration = Duration::from_millis(2);
 
@@ -51,6 +54,9 @@ pub(super) struct Shared {
 
 pub(super) struct Worker {
     consumer: Consumer,
+    /// What reads instead of the consumer, and when that may be tried again.
+    direct: Option<Direct>,
+    direct_due_at: Instant,
     routing: Routing,
     /// Partitions that are to be read from now on, too.
     added: Receiver<Position>,
@@ -69,12 +75,17 @@ struct Routing {
     partitions: Vec<Position>,
     tracker: Tracker,
     ticket: u64,
-    /// Shards that the batch in hand concerned so far.
+    /// Shards that the batch in hand concerned so far, and those of them where a recipient may have
+    /// a session.
     concerned: ShardSet,
+    wanted: ShardSet,
+    /// Shards that have letters and were not woken for them, and how many records those are of.
+    unheard: ShardSet,
+    unheard_records: usize,
     /// Positions of the log that the shards were last told.
     told: Vec<(u16, i64)>,
-    /// Records that were posted since the shards were last woken.
-    unrung: usize,
+    /// Records of the batch in hand.
+    records: usize,
 }
 
 impl Worker {
@@ -95,12 +106,17 @@ impl Worker {
             tracker: Tracker::default(),
             ticket: 0,
             concerned: ShardSet::default(),
+            wanted: ShardSet::default(),
+            unheard: ShardSet::default(),
+            unheard_records: 0,
             told: Vec::new(),
-            unrung: 0,
+            records: 0,
         };
         let now = Instant::now();
         Self {
             consumer,
+            direct: None,
+            direct_due_at: now,
             routing,
             added,
             out_of_range: false,
@@ -109,8 +125,9 @@ impl Worker {
         }
     }
 
-    /// Reads these partitions, too, and the others from where they are.
+    /// Reads these partitions, too, and the others from where they are; through the library.
     pub(super) fn assign(&mut self, positions: Vec<Position>) -> Result<(), String> {
+        self.direct = None;
         for position in positions {
             self.routing.tracker.add_partition(position.start);
             self.routing.partitions.push(position);
@@ -132,6 +149,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut kept_house_at = Instant::now();
         while !self.routing.shared.stop.load(Ordering::Acquire) {
+            if self.direct.is_none() && Instant::now() >= self.direct_due_at {
+                self.go_direct();
+            }
             self.batch();
             if kept_house_at.elapsed() >= COMMIT {
                 self.keep_house();
@@ -143,6 +163,8 @@ impl Worker {
 
     /// Reads no more, waits for the shards and for the commit that is in flight, and commits the rest.
     fn settle(&mut self) {
+        self.direct = None;
+        self.routing.ring_unheard();
         if let Err(error) = self.consumer.unassign() {
             tracing::warn!(%error, "kafka consumer");
         }
@@ -159,12 +181,62 @@ impl Worker {
         self.commit(CommitMode::Sync);
     }
 
+    /// Takes reading the log over from the library.
+    fn go_direct(&mut self) {
+        self.direct_due_at = Instant::now() + DIRECT_RETRY;
+        let routing = &self.routing;
+        let mut partitions = Vec::with_capacity(routing.partitions.len());
+        for (index, Position { topic, partition, .. }) in routing.partitions.iter().enumerate() {
+            match routing.tracker.next_offset(index) {
+                Some(next) if *topic == topics::MESSAGE_CREATED => {
+                    partitions.push((*partition, next));
+                }
+                // Not the log, or a partition whose first offset only the library finds.
+                _ => return,
+            }
+        }
+        if partitions.is_empty() {
+            return;
+        }
+        let client = format!("realchat-{}", routing.thread);
+        match Direct::connect(&self.consumer, &client, topics::MESSAGE_CREATED, &partitions) {
+            Ok(direct) => match self.consumer.unassign() {
+                Ok(()) => self.direct = Some(direct),
+                Err(error) => tracing::warn!(%error, "kafka consumer"),
+            },
+            Err(error) => tracing::info!(%error, "the log is read through the library"),
+        }
+    }
+
+    /// Gives reading the log back to the library.
+    fn leave_direct(&mut self) {
+        self.direct_due_at = Instant::now() + DIRECT_RETRY;
+        if let Err(error) = self.assign(Vec::new()) {
+            tracing::error!(error, "partitions are not read; trying again");
+            self.out_of_range = true;
+        }
+    }
+
     fn batch(&mut self) {
-        let Self { consumer, routing, out_of_range, .. } = self;
+        let Self { consumer, direct, routing, out_of_range, .. } = self;
+        if let Some(direct) = direct {
+            let outcome = direct.poll(POLL, |partition, record| {
+                routing.take(&Incoming::fetched(partition, record));
+                if routing.records >= KAFKA_BATCH_RECORDS_MAX {
+                    routing.end_batch();
+                }
+            });
+            routing.end_batch();
+            if let Err(error) = outcome {
+                tracing::info!(%error, "the log is read through the library");
+                self.leave_direct();
+            }
+            return;
+        }
         let mut patience = POLL;
         for _ in 0..KAFKA_BATCH_RECORDS_MAX {
             match consumer.poll(patience) {
-                Some(Ok(message)) => routing.take(&message),
+                Some(Ok(message)) => routing.take(&Incoming::of_library(&message)),
                 Some(Err(error)) => *out_of_range |= is_out_of_range(&error),
                 None => break,
             }
@@ -175,6 +247,10 @@ impl Worker {
     }
 
     fn keep_house(&mut self) {
+        if self.direct.is_some() {
+            // Serves callbacks; nothing is assigned, so no record comes.
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
         let added: Vec<Position> = self.added.try_iter().collect();
         if !added.is_empty() {
             tracing::info!(?added, "new partitions");
@@ -185,6 +261,7 @@ impl Worker {
         if self.out_of_range {
             self.reposition();
         }
+        self.routing.ring_unheard();
         self.routing.advance();
         self.routing.tell_positions(false);
         self.commit(CommitMode::Async);
@@ -274,7 +351,10 @@ impl Worker {
     fn measure_lag(&self) {
         let routing = &self.routing;
         let lags = routing.partitions.iter().enumerate().filter_map(|(index, it)| {
-            let high = native::high_watermark(&self.consumer, it.topic, it.partition)?;
+            let high = match &self.direct {
+                Some(direct) => direct.high_watermark(it.partition)?,
+                None => native::high_watermark(&self.consumer, it.topic, it.partition)?,
+            };
             Some(high.saturating_sub(routing.tracker.next_offset(index)?).max(0))
         });
         routing.ledger.lag.set(lags.sum());
@@ -282,54 +362,69 @@ impl Worker {
 }
 
 impl Routing {
-    fn take(&mut self, message: &BorrowedMessage<'_>) {
+    fn take(&mut self, message: &Incoming<'_>) {
         let _ = failpoint::reach(failpoint::GATEWAY_AFTER_POLL);
-        let (topic, partition) = (message.topic(), message.partition());
+        let (topic, partition) = (message.topic, message.partition);
         let at = |it: &Position| it.partition == partition && it.topic == topic;
         let Some(index) = self.partitions.iter().position(at) else { return };
         let purpose = self.partitions[index].purpose;
         let place = TAILED.iter().position(|it| it.0 == topic).unwrap_or_default();
         self.ledger.consumed[place].inc();
-        let shards = self.route(purpose, message).unwrap_or_else(|error| {
+        let mut unwanted = ShardSet::default();
+        let shards = self.route(purpose, message, &mut unwanted).unwrap_or_else(|error| {
             self.ledger.skipped[place].inc();
             self.skip(message, &error.to_string());
             ShardSet::default()
         });
         self.concerned.union(&shards);
+        self.wanted.union(&shards.without(&unwanted));
         // The batch's ticket is the next one; `end_batch` mails it.
-        self.tracker.record(index, message.offset(), self.ticket + 1, &shards);
-        self.unrung += 1;
-        if self.unrung == KAFKA_RING_RECORDS {
-            self.unrung = 0;
-            for shard in self.concerned.iter() {
-                self.shared.mailboxes.get(shard).ring();
-            }
+        self.tracker.record(index, message.offset, self.ticket + 1, &shards);
+        self.records += 1;
+        if self.records.is_multiple_of(KAFKA_RING_RECORDS) {
+            self.ring_wanted();
         }
     }
 
-    /// The shards that were mailed.
+    /// Wakes the shards that have a letter for somebody who may be there.
+    fn ring_wanted(&self) {
+        for shard in self.wanted.iter() {
+            self.shared.mailboxes.get(shard).ring();
+        }
+    }
+
+    /// Wakes the shards that have letters for nobody who is there.
+    fn ring_unheard(&mut self) {
+        for shard in self.unheard.iter() {
+            self.shared.mailboxes.get(shard).ring();
+        }
+        (self.unheard, self.unheard_records) = (ShardSet::default(), 0);
+    }
+
+    /// The shards that were mailed; of them, in `unwanted`, those that need not be woken.
     fn route(
         &mut self,
         purpose: Purpose,
-        message: &BorrowedMessage<'_>,
+        message: &Incoming<'_>,
+        unwanted: &mut ShardSet,
     ) -> Result<ShardSet, RecordError> {
-        let key = message.key().unwrap_or_default();
+        let key = message.key;
         let id = proto::id::from_field("the record's key", key)?;
         if purpose == Purpose::Membership {
             self.shared.audiences.lock().forget(&id);
             return Ok(ShardSet::default());
         }
-        let value = message.payload().unwrap_or_default();
+        let value = message.value;
         record::check_value(value)?;
         let frame = Bytes::copy_from_slice(value);
         if purpose == Purpose::Presence {
             return Ok(self.present(id, &frame));
         }
-        let headers = Headers::read(native::headers(message))?;
+        let headers = message.headers()?;
         let conversation = if purpose == Purpose::Conversation { id } else { Uuid::nil() };
         let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
-        let partition = u16::try_from(message.partition()).unwrap_or(u16::MAX);
-        let offset = message.offset();
+        let partition = u16::try_from(message.partition).unwrap_or(u16::MAX);
+        let offset = message.offset;
         self.router.route(
             headers.recipients,
             |user| mailboxes.home(user),
@@ -348,7 +443,9 @@ impl Routing {
                     created_at_us: headers.created_at_us,
                 };
                 // A shard that has ended is one of a gateway that stops.
-                let _ = mailboxes.get(shard).post(Mail::Deliver(delivery));
+                if mailboxes.get(shard).deliver(delivery) == Ok(false) {
+                    unwanted.insert(shard);
+                }
             },
         )
     }
@@ -362,31 +459,37 @@ impl Routing {
         shards
     }
 
-    fn skip(&self, message: &BorrowedMessage<'_>, error: &str) {
-        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+    fn skip(&self, message: &Incoming<'_>, error: &str) {
+        let (topic, partition, offset) = (message.topic, message.partition, message.offset);
         tracing::error!(topic, partition, offset, error, "record skipped: it is a dead letter now");
-        let own = |(name, value): (&[u8], &[u8])| {
-            (String::from_utf8_lossy(name).into_owned(), value.to_vec())
-        };
         self.shared.publisher.dead_letter(&DeadLetter {
             topic,
             partition,
             offset,
-            key: message.key().unwrap_or_default(),
-            value: message.payload().unwrap_or_default(),
-            headers: native::headers(message).map(own).collect(),
+            key: message.key,
+            value: message.value,
+            headers: message.pairs(),
             error,
         });
     }
 
     fn end_batch(&mut self) {
         self.ticket += 1;
-        self.unrung = 0;
         for shard in self.concerned.iter() {
             let ticket = Mail::Ticket { consumer: self.thread, ticket: self.ticket };
-            let _ = self.shared.mailboxes.get(shard).send(ticket);
+            let _ = self.shared.mailboxes.get(shard).post(ticket);
         }
-        self.concerned = ShardSet::default();
+        self.ring_wanted();
+        let unheard = self.concerned.without(&self.wanted);
+        if !unheard.is_empty() {
+            self.unheard.union(&unheard);
+            self.unheard_records += self.records;
+            if self.unheard_records >= UNWANTED_LETTERS_MAX {
+                self.ring_unheard();
+            }
+        }
+        self.records = 0;
+        (self.concerned, self.wanted) = (ShardSet::default(), ShardSet::default());
     }
 
     /// Tells every shard how far the log was mailed to it, if that has changed.
