@@ -14,7 +14,7 @@ impl Shard {
     /// An event for those of its recipients whose home is here.
     pub(super) fn deliver(&mut self, delivery: &Delivery) {
         let mut payload = None;
-        for user in &delivery.recipients {
+        for user in delivery.recipients.iter() {
             let mut slot = self.registry.first(&self.table, user);
             if slot == NO_SLOT {
                 self.counts.events_no_session.increment();

@@ -2,6 +2,8 @@
 //! commit what the shards have enqueued.
 
 use super::client::{self, Commit, Consumer};
+use super::fetch::Fetcher;
+use super::held::{self, Crowds};
 use super::ledger::Ledger;
 use super::native;
 use super::positions::Position;
@@ -9,10 +11,10 @@ use super::record::{self, Headers, Purpose, RecordError, Router, TAILED};
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
-    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX, KAFKA_POLL_MS,
-    KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS, KAFKA_SETTLE_MS_MAX,
+    HELD_POLL_MS, KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX,
+    KAFKA_POLL_MS, KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS, KAFKA_SETTLE_MS_MAX,
 };
-use crate::mail::{Delivery, Mail};
+use crate::mail::{Delivery, Mail, Recipients};
 use crate::mailbox::Mailboxes;
 use crate::outbound::offsets::{ShardSet, Tracker};
 use crate::outbound::publish::{DeadLetter, Publisher};
@@ -30,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(KAFKA_POLL_MS);
+const HELD_POLL: Duration = Duration::from_millis(HELD_POLL_MS);
 const COMMIT: Duration = Duration::from_millis(KAFKA_COMMIT_MS);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(KAFKA_COMMIT_MS_MAX);
 const RECOMMIT: Duration = Duration::from_millis(KAFKA_RECOMMIT_MS);
@@ -60,16 +63,18 @@ pub(super) struct Worker {
 }
 
 /// Everything but the consumer, whose records are borrowed from it while they are routed.
-struct Routing {
+pub(super) struct Routing {
     thread: u16,
-    shared: Shared,
-    ledger: Ledger,
+    pub(super) shared: Shared,
+    pub(super) ledger: Ledger,
     router: Router,
-    partitions: Vec<Position>,
-    tracker: Tracker,
-    ticket: u64,
+    /// Of a thread that reads the log.
+    pub(super) crowds: Option<Crowds>,
+    pub(super) partitions: Vec<Position>,
+    pub(super) tracker: Tracker,
+    pub(super) ticket: u64,
     /// Shards that the batch in hand concerned so far.
-    concerned: ShardSet,
+    pub(super) concerned: ShardSet,
     /// Positions of the log that the shards were last told.
     told: Vec<(u16, i64)>,
     /// Records that were posted since the shards were last woken.
@@ -83,13 +88,16 @@ impl Worker {
         shared: Shared,
         ledger: Ledger,
         added: Receiver<Position>,
+        fetcher: Option<Fetcher>,
     ) -> Self {
+        let crowds = fetcher.map(|it| Crowds::new(shared.mailboxes.len(), it));
         let router = Router::new(shared.mailboxes.len());
         let routing = Routing {
             thread,
             shared,
             ledger,
             router,
+            crowds,
             partitions: Vec::new(),
             tracker: Tracker::default(),
             ticket: 0,
@@ -160,7 +168,9 @@ impl Worker {
 
     fn batch(&mut self) {
         let Self { consumer, routing, out_of_range, .. } = self;
-        let mut patience = POLL;
+        routing.take_answers();
+        let awaits = routing.crowds.as_ref().is_some_and(Crowds::are_awaited);
+        let mut patience = if awaits { HELD_POLL } else { POLL };
         for _ in 0..KAFKA_BATCH_RECORDS_MAX {
             match consumer.poll(patience) {
                 Some(Ok(message)) => routing.take(&message),
@@ -286,7 +296,7 @@ impl Routing {
         let purpose = self.partitions[index].purpose;
         let place = TAILED.iter().position(|it| it.0 == topic).unwrap_or_default();
         self.ledger.consumed[place].inc();
-        let shards = self.route(purpose, message).unwrap_or_else(|error| {
+        let shards = self.route(index, purpose, message).unwrap_or_else(|error| {
             self.ledger.skipped[place].inc();
             self.skip(message, &error.to_string());
             ShardSet::default()
@@ -306,6 +316,7 @@ impl Routing {
     /// The shards that were mailed.
     fn route(
         &mut self,
+        index: usize,
         purpose: Purpose,
         message: &BorrowedMessage<'_>,
     ) -> Result<ShardSet, RecordError> {
@@ -326,6 +337,11 @@ impl Routing {
         let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
         let partition = u16::try_from(message.partition()).unwrap_or(u16::MAX);
         let offset = message.offset();
+        let is_log = self.partitions[index].topic == topics::MESSAGE_CREATED;
+        if is_log && self.crowds.as_ref().is_some_and(|it| it.concern(&id, &headers)) {
+            let delivery = held::undirected(id, &headers, frame, (partition, offset));
+            return self.take_large(index, &headers, delivery);
+        }
         self.router.route(
             headers.recipients,
             |user| mailboxes.home(user),
@@ -333,7 +349,7 @@ impl Routing {
                 ledger.deliveries.inc();
                 ledger.recipients.inc_by(recipients.len() as u64);
                 let delivery = Delivery {
-                    recipients,
+                    recipients: Recipients::Own(recipients),
                     frame: frame.clone(),
                     conversation,
                     sequence_number: headers.sequence_number,

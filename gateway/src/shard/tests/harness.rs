@@ -214,7 +214,7 @@ impl Gateway {
 
     pub(super) fn delivery(&self, recipients: Vec<Uuid>, event: Event) -> Delivery {
         Delivery {
-            recipients: recipients.into(),
+            recipients: crate::mail::Recipients::Own(recipients.into()),
             conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
             sequence_number: event.sequence_number,
             priority: crate::mail::Priority::Normal,

@@ -226,7 +226,7 @@ impl World {
         let message = ChatMessage { text, ..ChatMessage::default() };
         let event = Event { kind: Some(Kind::Message(message)), ..event(CHAT, self.last) };
         let delivery = Delivery {
-            recipients: self.users.clone().into(),
+            recipients: crate::mail::Recipients::Own(self.users.clone().into()),
             conversation: CHAT,
             sequence_number: self.last,
             priority: crate::mail::Priority::Normal,
