@@ -8,12 +8,8 @@ use proto::limits::{
 pub(crate) const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Headers of an HTTP request. More is answered 431.
 pub(crate) const HEADERS_MAX: usize = 64;
-/// Time for the body of an HTTP request, once its head has come.
-pub(crate) const BODY_MS_MAX: u64 = 30_000;
 /// Time for chatd's answer to an HTTP request; the uplink's own deadline is shorter.
 pub(crate) const ANSWER_MS_MAX: u64 = 30_000;
-/// A kept-alive HTTP connection without a request is closed after this time.
-pub(crate) const KEEP_ALIVE_MS_MAX: u64 = 60_000;
 /// After our close frame or last response, the peer has this long to hang up.
 pub(crate) const CLOSE_MS_MAX: u64 = 2_000;
 

@@ -32,7 +32,10 @@ impl Shard {
             }
             Mail::Late { partition, from } => self.recent.late(partition, from),
             Mail::Missed(missed) => self.tell_missed(&missed),
-            Mail::Tail { log, positions, jumped } => self.recent.advance(log, &positions, jumped),
+            Mail::Tail { log, positions, jumped } => {
+                self.recent.advance(log, &positions, jumped);
+                self.watermark.changed(self.now);
+            }
             Mail::Presence { user, frame } => self.tell_watchers(&user, frame),
             Mail::Ticket { consumer, ticket } => self.progress.store(consumer, self.id, ticket),
             Mail::Answer(answer) => self.take_answer(answer),

@@ -111,6 +111,9 @@ pub(super) fn settings() -> Settings {
         ring_entries: 256,
         ring_bytes_max: 1 << 20,
         handshake_ms: 5_000,
+        body_ms: 5_000,
+        answer_ms: 5_000,
+        keep_alive_ms: 5_000,
         hello_ms: 5_000,
         ping_ms: 54_000,
         pong_ms: 60_000,
@@ -233,6 +236,10 @@ impl Gateway {
 
     pub(super) fn next_ask(&self) -> Ask {
         self.asks.recv_timeout(PATIENCE).unwrap()
+    }
+
+    pub(super) fn no_ask(&self) -> bool {
+        self.asks.is_empty()
     }
 
     pub(super) fn next_change(&self) -> Change {
