@@ -51,6 +51,9 @@ impl Handler for Dispatch {
             request::Request::Audience(request) => {
                 query(app, envelope, move |it| read::audience(it, &request).map(Response::Audience))
             }
+            request::Request::AudiencePage(request) => query(app, envelope, move |it| {
+                read::audience_page(it, &request).map(Response::AudiencePage)
+            }),
             request::Request::PresenceAuthorize(request) => query(app, envelope, move |it| {
                 read::may_watch(it, &request).map(Response::PresenceAuthorize)
             }),

@@ -4,13 +4,17 @@ use proto::limits::{
     INLINE_RECIPIENTS_MAX, LINK_FRAME_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX, SYNC_PAGE_EVENTS_MAX,
 };
 
-/// Members of one conversation: all of them travel in a record's headers.
-pub(crate) const MEMBERS_MAX: usize = INLINE_RECIPIENTS_MAX;
+/// Members of one conversation. Up to `INLINE_RECIPIENTS_MAX` travel in a record's headers; who
+/// the members of a larger one are, gateways ask.
+pub(crate) const MEMBERS_MAX: usize = 100_000;
+/// Members that one request names, and that one page shows.
+pub(crate) const MEMBERS_NAMED_MAX: usize = 1_024;
 /// Members that a conversation's audience cache holds, over all conversations, a writer; the cache
 /// has two generations of half of it.
 pub(crate) const AUDIENCE_CACHE_MEMBERS_MAX: usize = 2_000_000;
 /// Delivered cursors are stored, but not told to the members, in conversations larger than this:
-/// n members would cause n x n events a message. Read cursors are always told.
+/// n members would cause n x n events a message. Read cursors are told in those that a record's
+/// headers can name.
 pub(crate) const DELIVERED_TOLD_MEMBERS_MAX: usize = 32;
 /// A client that was refused because a queue is full may try again after this many milliseconds.
 pub(crate) const RETRY_AFTER_MS: u32 = 200;
@@ -40,8 +44,10 @@ pub(crate) const LIST_CONVERSATIONS_MAX: u64 = 200;
 /// Newest events beyond a read cursor that are looked through for the reader's own messages, which are
 /// not unread; older ones of its own count as unread.
 pub(crate) const OWN_UNREAD_EVENTS_MAX: i64 = 500;
-/// Members shown with each conversation of the list; a single conversation shows all.
+/// Members shown with each conversation of the list.
 pub(crate) const LIST_MEMBERS_MAX: i64 = 32;
+/// Receipts of a conversation's devices in one answer.
+pub(crate) const RECEIPTS_MAX: i64 = 16_384;
 /// Users in one answer of the directory, when the client does not say, and at most.
 pub(crate) const USERS_DEFAULT: u64 = 20;
 pub(crate) const USERS_MAX: u64 = 200;
@@ -110,6 +116,8 @@ const _: () = assert!(
     SYNC_BYTES_MAX as u64 + SYNC_CHUNK_BYTES_MAX < LINK_FRAME_BYTES_MAX as u64 - 2 * 1024 * 1024
 );
 const _: () = assert!(SYNC_CHUNK_EVENTS >= SYNC_PAGE_EVENTS_MAX as u64);
-const _: () = assert!(MEMBERS_MAX <= INLINE_RECIPIENTS_MAX);
+const _: () = assert!(MEMBERS_NAMED_MAX <= INLINE_RECIPIENTS_MAX);
+const _: () = assert!(INLINE_RECIPIENTS_MAX < MEMBERS_MAX);
+const _: () = assert!(2 * MEMBERS_MAX <= AUDIENCE_CACHE_MEMBERS_MAX);
 const _: () = assert!(COMMIT_BACKOFF_MS_MIN <= COMMIT_BACKOFF_MS_MAX);
 const _: () = assert!(NAME_BYTES_MIN <= NAME_BYTES_MAX && PASSWORD_BYTES_MIN <= PASSWORD_BYTES_MAX);

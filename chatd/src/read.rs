@@ -8,6 +8,6 @@ mod trace;
 
 pub(crate) use conversations::{Page, View, list, members_of, one, receipts};
 pub(crate) use events::{history, membership};
-pub(crate) use members::{audience, contacts, may_watch};
+pub(crate) use members::{audience, audience_page, contacts, may_watch};
 pub(crate) use sync::sync;
 pub(crate) use trace::trace;

@@ -53,7 +53,7 @@ export class RealChat extends Emitter {
   #store;
   #acks = new Acks();
   #watermark = "";
-  /** The welcome's watermark: it tells the truth once all that lies before it has come. */
+  /** The server's last watermark: it tells the truth once all that lies before it has come. */
   #watermarkNext = "";
   #deviceId = "";
   #resumed = false;
@@ -253,6 +253,8 @@ export class RealChat extends Emitter {
       else this.#deliver(this.#log.accept(frame.event));
     } else if (frame.sync_page) {
       for (const event of frame.sync_page.events) this.#deliver(this.#log.accept(event));
+    } else if (frame.watermark) {
+      this.#watermarkNext = frame.watermark.watermark;
     } else if (frame.gap) {
       this.#log.missed(frame.gap);
     } else if (frame.synced) {

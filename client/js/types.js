@@ -41,7 +41,8 @@
  * @typedef {{
  *   request_id: number, welcome?: Welcome, sent?: Sent, event?: Event, gap?: Gap,
  *   sync_page?: SyncPage, synced?: { verdicts: Verdict[] }, error?: ErrorFrame, goaway?: Goaway,
- *   accepted?: {}, token_accepted?: { expires_at_us: number }
+ *   accepted?: {}, token_accepted?: { expires_at_us: number },
+ *   watermark?: { watermark: string }
  * }} ServerFrame
  *
  * @typedef {{ token: string, resume: boolean, cursors: Cursor[], watermark: string,

@@ -15,16 +15,28 @@ use std::time::Instant;
 
 /// Members of one conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Audience(Arc<[Uuid]>);
+pub(crate) struct Audience {
+    members: Arc<[Uuid]>,
+    /// There are too many to be told that somebody types; none is known.
+    is_large: bool,
+}
 
 impl Audience {
     pub(crate) fn contains(&self, user: &Uuid) -> bool {
-        self.0.contains(user)
+        self.members.contains(user)
+    }
+
+    pub(crate) fn new(members: &[Uuid], is_large: bool) -> Self {
+        Self { members: members.into(), is_large }
+    }
+
+    pub(crate) fn is_large(&self) -> bool {
+        self.is_large
     }
 
     /// Packed as in a record's `recipients`.
     pub(crate) fn pack_without(&self, user: &Uuid) -> Vec<u8> {
-        proto::id::pack(self.0.iter().filter(|member| *member != user))
+        proto::id::pack(self.members.iter().filter(|member| *member != user))
     }
 }
 
@@ -100,16 +112,17 @@ impl<W> AudienceCache<W> {
         &mut self,
         conversation: Uuid,
         user: Uuid,
-        members: Option<Vec<Uuid>>,
+        audience: Option<Audience>,
         now_ms: u64,
     ) -> (Vec<W>, Option<Audience>) {
         let Some(lookup) = self.lookups.remove(&(conversation, user)) else {
             return (Vec::new(), None);
         };
         self.waiting -= lookup.waiting.len();
-        let audience = members.map(|members| Audience(members.into()));
         if let Some(audience) = &audience
             && !lookup.stale
+            // Only its members may learn that there is such a conversation.
+            && !audience.is_large
         {
             self.keep(conversation, audience.clone(), now_ms);
         }
@@ -157,7 +170,7 @@ impl<W> AudienceCache<W> {
 /// What an entry takes, its places in both tables included.
 fn bytes_of(audience: &Audience) -> usize {
     const ENTRY_BYTES: usize = 128;
-    ENTRY_BYTES + audience.0.len() * size_of::<Uuid>()
+    ENTRY_BYTES + audience.members.len() * size_of::<Uuid>()
 }
 
 /// The cache as threads share it. Shards never touch it.
@@ -206,7 +219,8 @@ mod tests {
         let mut cache = cache();
         assert_eq!(cache.find(conversation, alice, 1, 0), Found::Ask);
         assert_eq!(cache.find(conversation, alice, 2, 0), Found::Wait);
-        let (waiting, audience) = cache.answered(conversation, alice, Some(vec![alice, bob]), 10);
+        let (waiting, audience) =
+            cache.answered(conversation, alice, Some(Audience::new(&[alice, bob], false)), 10);
         assert_eq!(waiting, [1, 2]);
         let audience = audience.unwrap();
         assert!(audience.contains(&bob) && !audience.contains(&conversation));
@@ -224,7 +238,10 @@ mod tests {
         assert_eq!(cache.find(conversation, mallory, 1, 0), Found::Ask);
         assert_eq!(cache.find(conversation, alice, 2, 0), Found::Ask);
         assert_eq!(cache.answered(conversation, mallory, None, 1), (vec![1], None));
-        assert_eq!(cache.answered(conversation, alice, Some(vec![alice]), 1).0, [2]);
+        assert_eq!(
+            cache.answered(conversation, alice, Some(Audience::new(&[alice], false)), 1).0,
+            [2]
+        );
         assert_eq!(cache.answered(conversation, alice, None, 1), (vec![], None));
     }
 
@@ -234,13 +251,25 @@ mod tests {
         let mut cache = cache();
         assert_eq!(cache.find(conversation, alice, 1, 0), Found::Ask);
         cache.forget(&conversation);
-        let (waiting, _) = cache.answered(conversation, alice, Some(vec![alice, bob]), 1);
+        let (waiting, _) =
+            cache.answered(conversation, alice, Some(Audience::new(&[alice, bob], false)), 1);
         assert_eq!(waiting, [1]);
         assert_eq!(cache.find(conversation, alice, 2, 2), Found::Ask);
-        cache.answered(conversation, alice, Some(vec![alice]), 3);
+        cache.answered(conversation, alice, Some(Audience::new(&[alice], false)), 3);
         assert!(matches!(cache.find(conversation, alice, 3, 4), Found::Known(3, _)));
         cache.forget(&conversation);
         assert_eq!(cache.find(conversation, alice, 4, 5), Found::Ask);
+    }
+
+    #[test]
+    fn of_a_large_conversation_nothing_is_remembered() {
+        let [conversation, alice, mallory] = ids();
+        let mut cache = cache();
+        assert_eq!(cache.find(conversation, alice, 1, 0), Found::Ask);
+        let large = Some(Audience::new(&[], true));
+        let (waiting, audience) = cache.answered(conversation, alice, large, 0);
+        assert!(waiting == [1] && audience.unwrap().is_large());
+        assert_eq!(cache.find(conversation, mallory, 2, 0), Found::Ask);
     }
 
     #[test]
@@ -250,7 +279,7 @@ mod tests {
         for now_ms in 0..2_000 {
             let conversation = proto::id::new();
             assert_eq!(cache.find(conversation, members[0], 0, now_ms), Found::Ask);
-            cache.answered(conversation, members[0], Some(members.clone()), now_ms);
+            cache.answered(conversation, members[0], Some(Audience::new(&members, false)), now_ms);
             assert!(cache.bytes <= AUDIENCE_BYTES_MAX);
             assert!(cache.by_age.len() <= cache.entries.len() + 1);
         }

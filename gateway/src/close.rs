@@ -11,8 +11,12 @@ pub(crate) enum Reason {
     HttpDone,
     /// An HTTP request was refused in a way that ends the connection.
     HttpRefused,
-    /// The request's head or body did not come in time.
+    /// The request's head did not come in time.
     HandshakeDeadline,
+    /// The request's body did not come in time.
+    BodyDeadline,
+    /// No further request came in time.
+    KeepAliveIdle,
     /// The TLS handshake did not end in time.
     TlsDeadline,
     /// The peer does not speak TLS, or broke it.
@@ -52,12 +56,14 @@ pub(crate) enum Retry {
 }
 
 /// Every reason, in the order of the metrics' slots.
-pub(crate) const ALL: [Reason; 24] = [
+pub(crate) const ALL: [Reason; 26] = [
     Reason::PeerClosed,
     Reason::PeerGone,
     Reason::HttpDone,
     Reason::HttpRefused,
     Reason::HandshakeDeadline,
+    Reason::BodyDeadline,
+    Reason::KeepAliveIdle,
     Reason::TlsDeadline,
     Reason::TlsFailed,
     Reason::ProxyHeader,
@@ -98,6 +104,8 @@ impl Reason {
             Self::HttpDone => (None, "http_done", "", Backoff),
             Self::HttpRefused => (None, "http_refused", "", Never),
             Self::HandshakeDeadline => (None, "handshake_deadline", "", Backoff),
+            Self::BodyDeadline => (None, "body_deadline", "", Backoff),
+            Self::KeepAliveIdle => (None, "keep_alive_idle", "", Backoff),
             Self::TlsDeadline => (None, "tls_deadline", "", Backoff),
             Self::TlsFailed => (None, "tls_failed", "", Never),
             Self::ProxyHeader => (None, "proxy_header", "", Never),

@@ -4,10 +4,11 @@ use crate::conn::Policy;
 use crate::inbound::frame::FrameLimits;
 use crate::inbound::proxy::Proxies;
 use crate::inbound::tls::Files;
-use crate::limits::{FRAGMENTS_MAX, KAFKA_STOP_MS_MAX};
+use crate::limits::{ANSWER_MS_MAX, FRAGMENTS_MAX, KAFKA_STOP_MS_MAX};
 use crate::rate::{Allowed, Limits};
 use daemon::{Config, Key, Kind};
 use proto::limits::CLIENT_FRAME_BYTES_MAX;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(crate) const KEYS: &[Key] = &[
@@ -195,6 +196,18 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "A request's head must have come within this time.",
     },
     Key {
+        name: "body_ms",
+        kind: Kind::Integer { min: 100, max: 600_000 },
+        default: "30000",
+        doc: "A request's body must have come within this time after its head.",
+    },
+    Key {
+        name: "keep_alive_ms",
+        kind: Kind::Integer { min: 100, max: 3_600_000 },
+        default: "60000",
+        doc: "An HTTP connection without a request is closed after this time.",
+    },
+    Key {
         name: "hello_ms",
         kind: Kind::Integer { min: 100, max: 60_000 },
         default: "5000",
@@ -246,7 +259,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Boolean,
         default: "false",
         doc: "For WebSocket conformance suites alone: sessions need no hello, messages of up to 64 MiB \
-              are sent back as they came.",
+              are sent back as they came. Refused unless all listeners are on loopback addresses.",
     },
     Key {
         name: "drain_ms",
@@ -295,6 +308,9 @@ pub(crate) struct Settings {
     /// Of one shard.
     pub(crate) recent_bytes_max: usize,
     pub(crate) handshake_ms: u64,
+    pub(crate) body_ms: u64,
+    pub(crate) answer_ms: u64,
+    pub(crate) keep_alive_ms: u64,
     pub(crate) hello_ms: u64,
     pub(crate) ping_ms: u64,
     pub(crate) pong_ms: u64,
@@ -311,6 +327,10 @@ impl Settings {
     /// An error names the key and what is wrong.
     pub(crate) fn new(config: &Config, instance: &str, shards: usize) -> Result<Self, String> {
         let echo = config.boolean("conformance.echo");
+        if echo {
+            check_loopback(config.list("listen"))?;
+            check_loopback(config.list("tls.listen"))?;
+        }
         let drain_ms = config.integer("drain_ms");
         let ring_bytes_max = config.integer("ring.bytes_max");
         let proxies = Proxies::new(config.list("proxy.trusted"), config.boolean("proxy.protocol"))?;
@@ -342,6 +362,9 @@ impl Settings {
             },
             recent_bytes_max: config.count("recovery.cache_bytes") / shards.max(1),
             handshake_ms: config.integer("handshake_ms"),
+            body_ms: config.integer("body_ms"),
+            answer_ms: ANSWER_MS_MAX,
+            keep_alive_ms: config.integer("keep_alive_ms"),
             hello_ms: config.integer("hello_ms"),
             ping_ms: config.integer("heartbeat.ping_ms"),
             pong_ms: config.integer("heartbeat.pong_ms"),
@@ -351,6 +374,20 @@ impl Settings {
             // The rest is for the last commits and reports.
             shard_drain_ms: drain_ms.saturating_sub(KAFKA_STOP_MS_MAX).max(drain_ms / 2),
         })
+    }
+}
+
+/// Anybody who reaches a gateway with the echo profile may use it.
+fn check_loopback(listen: &[String]) -> Result<(), String> {
+    let is_loopback = |address: &str| {
+        address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
+    };
+    match listen.iter().find(|address| !is_loopback(address)) {
+        None => Ok(()),
+        Some(address) => Err(format!(
+            "conformance.echo: only for listeners on loopback addresses such as 127.0.0.1:8080; \
+             {address} is none"
+        )),
     }
 }
 
@@ -373,5 +410,23 @@ pub(crate) fn shards(config: &Config, cores: usize) -> usize {
     match config.count("shards") {
         0 => cores.max(1),
         count => count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_echo_profile_is_for_loopback_listeners_alone() {
+        let listen = |all: &[&str]| {
+            let all: Vec<String> = all.iter().map(|it| (*it).to_owned()).collect();
+            check_loopback(&all)
+        };
+        assert_eq!(listen(&["127.0.0.1:1", "[::1]:2", "127.8.8.8:3"]), Ok(()));
+        for bad in ["0.0.0.0:8080", "[::]:1", "192.0.2.1:1", "localhost:1", "example.org:1"] {
+            let error = listen(&["127.0.0.1:1", bad]).unwrap_err();
+            assert!(error.starts_with("conformance.echo: ") && error.contains(bad), "{error}");
+        }
     }
 }

@@ -1,17 +1,15 @@
 //! Every capacity and time of the gateway that is not configuration, with its unit.
 
-use proto::limits::{CLIENT_FRAME_BYTES_MAX, HTTP_BODY_BYTES_MAX, PRESENCE_USERS_MAX};
+use proto::limits::{
+    CLIENT_FRAME_BYTES_MAX, HTTP_BODY_BYTES_MAX, PRESENCE_USERS_MAX, RECORD_VALUE_BYTES_MAX,
+};
 
 /// Head of an HTTP request: request line and headers. More is answered 431.
 pub(crate) const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Headers of an HTTP request. More is answered 431.
 pub(crate) const HEADERS_MAX: usize = 64;
-/// Time for the body of an HTTP request, once its head has come.
-pub(crate) const BODY_MS_MAX: u64 = 30_000;
 /// Time for chatd's answer to an HTTP request; the uplink's own deadline is shorter.
 pub(crate) const ANSWER_MS_MAX: u64 = 30_000;
-/// A kept-alive HTTP connection without a request is closed after this time.
-pub(crate) const KEEP_ALIVE_MS_MAX: u64 = 60_000;
 /// After our close frame or last response, the peer has this long to hang up.
 pub(crate) const CLOSE_MS_MAX: u64 = 2_000;
 
@@ -91,6 +89,9 @@ pub(crate) const ACCEPT_RETRY_MS: u64 = 100;
 pub(crate) const BACKLOG: i32 = 4_096;
 /// Letters taken from the mailbox before the sockets have their turn.
 pub(crate) const LETTERS_IN_A_ROW_MAX: usize = 1_024;
+/// Recipients of the letters taken before the sockets have their turn, and of one letter.
+pub(crate) const RECIPIENTS_IN_A_ROW_MAX: usize = 16 * 1024;
+pub(crate) const RECIPIENTS_PER_LETTER_MAX: usize = 4 * 1024;
 /// Frames of one vectored write (IOV_MAX is 1,024).
 pub(crate) const WRITE_FRAMES_MAX: usize = 64;
 /// Writes to one socket in a row before the others have their turn.
@@ -124,6 +125,10 @@ const _: () = assert!(LIMIT_CELLS.is_power_of_two());
 const _: () = assert!(CLIENT_FRAME_BYTES_MAX <= READ_BYTES);
 const _: () = assert!(HEAD_BYTES_MAX + HTTP_BODY_BYTES_MAX < SYNC_BACKLOG_BYTES_MAX);
 const _: () = assert!(WRITE_FRAMES_MAX <= 1_024);
+const _: () = assert!(RECIPIENTS_PER_LETTER_MAX <= RECIPIENTS_IN_A_ROW_MAX);
+const _: () = assert!(ROSTER_USERS_MAX * 16 <= ROSTER_BYTES_MAX);
+const _: () = assert!(RECORD_VALUE_BYTES_MAX + HELD_RECORD_BYTES <= HELD_BYTES_MAX);
+const _: () = assert!(ROSTER_RETRY_MS_MAX < HELD_MS_MAX);
 const _: () = assert!(PRESENCE_USERS_MAX <= u16::MAX as usize);
 const _: () = assert!(POLL_MS_MAX >= TIMER_TICK_MS);
 
@@ -164,6 +169,28 @@ pub(crate) const AUDIENCE_LOOKUP_MS_MAX: u64 = 3_000;
 pub(crate) const PRESENCE_LOOKUP_MS_MAX: u64 = 3_000;
 pub(crate) const KEYS_MS_MAX: u64 = 3_000;
 
+/// Members of large conversations that are remembered, by each thread that reads the log.
+pub(crate) const ROSTER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Large conversations of one such thread whose members are being asked for; a record of one more is
+/// a dead letter.
+pub(crate) const ROSTERS_ASKED_MAX: usize = 1_024;
+/// Records that wait for a conversation's members, of one conversation and of one thread; with one
+/// more, what waits becomes a gap.
+pub(crate) const HELD_RECORDS_MAX: usize = 1_024;
+pub(crate) const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Counted for each of them besides its bytes.
+pub(crate) const HELD_RECORD_BYTES: usize = 256;
+/// What has waited for so long becomes a gap.
+pub(crate) const HELD_MS_MAX: u64 = 30_000;
+/// How long a Kafka thread waits for a record while others wait for members.
+pub(crate) const HELD_POLL_MS: u64 = 2;
+/// Lists of members that are asked for at the same time.
+pub(crate) const ROSTER_FETCHES_MAX: usize = 4;
+/// Wait before a page of members is asked for again: the first time, and at most.
+pub(crate) const ROSTER_RETRY_MS_MIN: u64 = 100;
+pub(crate) const ROSTER_RETRY_MS_MAX: u64 = 5_000;
+/// Members of one conversation: more are not asked for.
+pub(crate) const ROSTER_USERS_MAX: usize = 1_000_000;
 /// How long a conversation's audience is remembered; a change of membership ends it earlier.
 pub(crate) const AUDIENCE_MS_MAX: u64 = 10_000;
 /// Audiences remembered, all conversations together.
@@ -253,7 +280,7 @@ pub(crate) const PUBLISH_MS_MAX: u64 = 5_000;
 /// How long the producer's thread waits for a report at once; reports that come end no wait.
 pub(crate) const PUBLISH_POLL_MS: u64 = 10_000;
 
-const _: () = assert!(KAFKA_FETCH_BYTES_MAX > proto::limits::RECORD_VALUE_BYTES_MAX);
+const _: () = assert!(KAFKA_FETCH_BYTES_MAX > RECORD_VALUE_BYTES_MAX);
 const _: () = assert!(KAFKA_RING_RECORDS <= KAFKA_BATCH_RECORDS_MAX);
 const _: () = assert!(KAFKA_FETCHED_KB_MAX * 1024 >= KAFKA_FETCH_BYTES_MAX);
 const _: () = assert!(HTTP_MS_MAX < ANSWER_MS_MAX);

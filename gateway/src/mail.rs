@@ -8,6 +8,7 @@ use bytes::Bytes;
 use proto::Uuid;
 use proto::link::response::Response;
 use rustls::ServerConfig;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// A connection on its shard. The generation tells a reused slot from the one that was meant.
@@ -32,6 +33,11 @@ pub(crate) enum Mail {
     /// Everything of these partitions of the log below these offsets was mailed before this. With
     /// `jumped`, some of it was not: it was lost to this gateway.
     Tail { log: u64, positions: Arc<[(u16, i64)]>, jumped: bool },
+    /// Records of this partition of the log from this offset on may come later than those behind
+    /// them; None: no longer.
+    Late { partition: u16, from: Option<i64> },
+    /// Events of a conversation that its members whose home is here were not pushed.
+    Missed(Missed),
     /// The outcome of an [`Ask`].
     Answer(Answer),
     /// New verification keys, valid from here on.
@@ -59,10 +65,50 @@ pub(crate) enum Priority {
     High,
 }
 
+/// Who gets an event.
+#[derive(Debug, Clone)]
+pub(crate) enum Recipients {
+    Own(Box<[Uuid]>),
+    /// A part of a large conversation's members, all of whom are shared by its events.
+    Shared {
+        all: Arc<[Uuid]>,
+        from: usize,
+        to: usize,
+    },
+}
+
+impl Recipients {
+    /// Whether it is the only part, or the first.
+    pub(crate) fn is_first(&self) -> bool {
+        matches!(self, Self::Own(_) | Self::Shared { from: 0, .. })
+    }
+}
+
+impl Deref for Recipients {
+    type Target = [Uuid];
+
+    fn deref(&self) -> &[Uuid] {
+        match self {
+            Self::Own(users) => users,
+            Self::Shared { all, from, to } => all.get(*from..*to).unwrap_or_default(),
+        }
+    }
+}
+
+/// A gap that is not one session's own.
+pub(crate) struct Missed {
+    pub(crate) recipients: Recipients,
+    pub(crate) conversation: Uuid,
+    /// Sequence numbers, inclusive.
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
 /// One record of Kafka, as far as one shard is concerned.
+#[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     /// Those of the record's recipients whose home is this shard.
-    pub(crate) recipients: Box<[Uuid]>,
+    pub(crate) recipients: Recipients,
     /// The record's value: an encoded `ServerFrame`, ready for binary sessions.
     pub(crate) frame: Bytes,
     pub(crate) conversation: Uuid,

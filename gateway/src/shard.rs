@@ -27,6 +27,7 @@ mod slow;
 mod table;
 mod timers;
 mod watchers;
+mod watermark;
 
 use crate::clock::{Clock, Now};
 use crate::config::Settings;
@@ -109,6 +110,7 @@ pub(crate) struct Shard {
     payloads: Payloads,
     rings: Rings,
     recent: Recent,
+    watermark: watermark::Told,
     wheel: Wheel,
     /// The payload of every ping; never released.
     ping: Handle,
@@ -170,6 +172,7 @@ impl Shard {
                 bytes_max: settings.ring_bytes_max,
             }),
             recent: Recent::new(settings.recent_bytes_max),
+            watermark: watermark::Told::default(),
             wheel: Wheel::new(capacity),
             ping,
             read_buffer: vec![0; READ_BYTES].into(),
@@ -271,7 +274,9 @@ impl Shard {
         self.counts.tls_handshakes.set(self.handshakes as u64);
         self.counts.active_sessions.set(self.registry.sessions() as u64);
         self.counts.send_queue_depth.set(self.queued);
-        self.counts.payloads_live.set(self.payloads.live() as u64);
+        // The frame of the watermark is the shard's own, as the ping is.
+        let live = self.payloads.live() - usize::from(self.watermark.is_kept());
+        self.counts.payloads_live.set(live as u64);
         self.counts.recent_bytes.set(self.recent.bytes() as u64);
         self.counts.rings_borrowed.set(self.rings.borrowed() as u64);
     }

@@ -9,6 +9,7 @@ pub const CREATED_AT_US: &str = "created-at-us";
 pub const PRIORITY: &str = "priority";
 pub const SEQUENCE_NUMBER: &str = "sequence-number";
 pub const RECIPIENTS: &str = "recipients";
+pub const MEMBER_COUNT: &str = "member-count";
 
 /// The version of every record published today.
 pub const SCHEMA_VERSION_NOW: u32 = 1;
@@ -59,7 +60,7 @@ impl RecordHeaders {
     /// Name and value of each header that is set. Numbers are decimal text; recipients are raw bytes.
     #[must_use]
     pub fn to_pairs(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let mut pairs = Vec::with_capacity(7);
+        let mut pairs = Vec::with_capacity(8);
         pairs.push((EVENT_TYPE, self.event_type.clone().into_bytes()));
         pairs.push((SCHEMA_VERSION, self.schema_version.to_string().into_bytes()));
         pairs.push((CREATED_AT_US, self.created_at_us.to_string().into_bytes()));
@@ -76,6 +77,9 @@ impl RecordHeaders {
         }
         if !self.recipients.is_empty() {
             pairs.push((RECIPIENTS, self.recipients.clone()));
+        }
+        if self.member_count != 0 {
+            pairs.push((MEMBER_COUNT, self.member_count.to_string().into_bytes()));
         }
         pairs
     }
@@ -96,6 +100,10 @@ impl RecordHeaders {
                 CREATED_AT_US => headers.created_at_us = number(CREATED_AT_US, value)?,
                 SEQUENCE_NUMBER => headers.sequence_number = number(SEQUENCE_NUMBER, value)?,
                 RECIPIENTS => headers.recipients = value.to_vec(),
+                MEMBER_COUNT => {
+                    headers.member_count = u32::try_from(number(MEMBER_COUNT, value)?)
+                        .map_err(|_| HeaderError { name: MEMBER_COUNT, wanted: "a count" })?;
+                }
                 PRIORITY => headers.set_priority(match value {
                     b"high" => Priority::High,
                     b"ephemeral" => Priority::Ephemeral,
@@ -130,6 +138,7 @@ mod tests {
             priority: Priority::High.into(),
             sequence_number: 7,
             recipients: vec![1; 32],
+            member_count: 2_000,
         }
     }
 

@@ -14,6 +14,8 @@ pub const CURSORS_MAX: usize = 1_024;
 pub const PRESENCE_USERS_MAX: usize = 1_024;
 /// Recipients that travel inside a record's headers.
 pub const INLINE_RECIPIENTS_MAX: usize = 1_024;
+/// Users in one page of a large conversation's audience.
+pub const AUDIENCE_PAGE_USERS_MAX: usize = 8_192;
 /// Events of one conversation in one sync answer, when the client does not say.
 pub const SYNC_EVENTS_DEFAULT: u32 = 256;
 /// Events of one conversation in one sync answer, at most.
@@ -43,5 +45,6 @@ const _: () =
     assert!(CURSORS_MAX * CURSOR_JSON_BYTES_MAX + HELLO_JSON_BYTES_MAX <= CLIENT_FRAME_BYTES_MAX);
 const _: () = assert!(HTTP_BODY_BYTES_MAX * 2 < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(SYNC_PAGE_EVENTS_MAX * MESSAGE_TEXT_BYTES_MAX < LINK_FRAME_BYTES_MAX);
+const _: () = assert!(AUDIENCE_PAGE_USERS_MAX * 16 < LINK_FRAME_BYTES_MAX);
 const _: () = assert!(SYNC_EVENTS_DEFAULT <= SYNC_EVENTS_MAX);
 const _: () = assert!(OUTBOX_SHARDS.is_power_of_two());

@@ -98,6 +98,7 @@ fn server_kind(frame: &ServerFrame) -> String {
         Frame::Goaway(_) => "goaway".to_owned(),
         Frame::Accepted(_) => "accepted".to_owned(),
         Frame::TokenAccepted(_) => "token_accepted".to_owned(),
+        Frame::Watermark(_) => "watermark".to_owned(),
     }
 }
 
@@ -140,7 +141,7 @@ fn every_server_frame_and_event_has_a_vector_that_holds_in_both_encodings() {
         "presence_changed",
     ];
     let mut wanted: BTreeSet<_> = frames.iter().map(|name| (*name).to_owned()).collect();
-    wanted.insert("token_accepted".to_owned());
+    wanted.extend(["token_accepted", "watermark"].map(str::to_owned));
     wanted.extend(events.iter().map(|name| format!("event/{name}")));
     assert_eq!(seen, wanted);
 }

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
-# What only the tests need: Node.js, the packages of their lock files, a browser.
+# What only the tests need: Node.js, the packages of their lock files, a browser, kosoku.
 
 NODE_VERSION_MIN=20
 # Debian 12's own is older; this one comes as a package of npm.
 NODE_PACKAGE_VERSION=22.23.3
 # The machine's certificates count, as for every other program, not only those that Node.js brings.
 export NODE_USE_SYSTEM_CA=1
+KOSOKU_VERSION=0.1.0
 
 node_version() {
   node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'
@@ -59,4 +60,18 @@ npm_run() { # FOLDER SCRIPT
   npm_install "$1"
   cd -- "$1" || return
   npm run --silent "$2"
+}
+
+# The WebSocket conformance suite, from PyPI.
+ensure_kosoku() {
+  local cache=${XDG_CACHE_HOME:-${HOME:-$ROOT/target}/.cache}/realchat/kosoku
+  command -v python3 >/dev/null || install_packages python3
+  if command -v kosoku >/dev/null; then return 0; fi
+  if [[ ! -x $cache/bin/kosoku ]]; then
+    python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    say "Installing kosoku $KOSOKU_VERSION with pip."
+    { python3 -m venv "$cache" && "$cache/bin/pip" install --quiet "kosoku==$KOSOKU_VERSION"; } </dev/null ||
+      fail "kosoku $KOSOKU_VERSION could not be installed with pip"
+  fi
+  PATH=$cache/bin:$PATH
 }

@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::db::Databases;
 use crate::failure::Failure;
 use crate::http::{Call, HttpAnswer};
-use crate::limits::{LIST_CONVERSATIONS_DEFAULT, LIST_CONVERSATIONS_MAX, MEMBERS_MAX};
+use crate::limits::{LIST_CONVERSATIONS_DEFAULT, LIST_CONVERSATIONS_MAX, MEMBERS_NAMED_MAX};
 use crate::profiles::{ids_of_names, map_by_ids};
 use crate::read::{self, Page, View};
 use crate::write::{Append, Change, new_conversation_id};
@@ -103,7 +103,9 @@ pub(super) fn members(
     let conversation_id = call.id(0)?;
     let connection = databases.messaging()?;
     read::membership(connection, conversation_id, call.identity()?.user_id)?;
-    let members = read::members_of(connection, conversation_id)?;
+    let limit = MEMBERS_NAMED_MAX as u64;
+    let page = Page { limit: call.limit(limit, limit)?, before: call.query_id("after")? };
+    let members = read::members_of(connection, conversation_id, page)?;
     let ids: Vec<Uuid> = members.iter().map(|it| it.user_id).collect();
     let profiles = map_by_ids(databases.profiles()?, &ids)?;
     let members = members.iter();
@@ -161,9 +163,9 @@ fn members_asked(
     mut ids: Vec<Uuid>,
 ) -> Result<Vec<Uuid>, Failure> {
     let count = names.len() + ids.len();
-    if count > MEMBERS_MAX {
+    if count > MEMBERS_NAMED_MAX {
         return Err(Failure::invalid(format!(
-            "{count} members are too many; at most {MEMBERS_MAX} are allowed"
+            "{count} members are too many; at most {MEMBERS_NAMED_MAX} are allowed"
         )));
     }
     check_texts(names)?;

@@ -2,7 +2,7 @@
 
 use crate::db::{Connection, Query, signed, unsigned};
 use crate::failure::Failure;
-use crate::limits::{LIST_MEMBERS_MAX, OWN_UNREAD_EVENTS_MAX};
+use crate::limits::{LIST_MEMBERS_MAX, MEMBERS_NAMED_MAX, OWN_UNREAD_EVENTS_MAX, RECEIPTS_MAX};
 use postgres::Row;
 use proto::Uuid;
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ pub(crate) struct LastMessage {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Page {
     pub(crate) limit: u64,
-    /// The last conversation of the page before.
+    /// The last conversation, or member, of the page before.
     pub(crate) before: Option<Uuid>,
 }
 
@@ -122,6 +122,9 @@ const MEMBERS: Query = Query {
           CROSS JOIN LATERAL (
               SELECT user_id, joined_sequence_number FROM messaging.members
               WHERE conversation_id = asked.id AND left_sequence_number IS NULL
+                AND ($3::uuid IS NULL OR (joined_sequence_number, user_id) > (
+                    SELECT b.joined_sequence_number, b.user_id FROM messaging.members b
+                    WHERE b.conversation_id = asked.id AND b.user_id = $3))
               ORDER BY joined_sequence_number, user_id LIMIT $2
           ) m",
 };
@@ -133,7 +136,7 @@ const RECEIPTS: Query = Query {
                ON m.conversation_id = r.conversation_id AND m.user_id = r.user_id
           WHERE r.conversation_id = $1 AND m.left_sequence_number IS NULL
             AND r.delivered_sequence_number >= $2
-          ORDER BY r.user_id, r.device_id",
+          ORDER BY r.user_id, r.device_id LIMIT $3",
 };
 
 /// A page of the user's conversations, newest activity first, each with some of its members.
@@ -146,14 +149,14 @@ pub(crate) fn list(
     let rows = connection.rows(&LIST, &[&user_id, &page.before, &OWN_UNREAD_EVENTS_MAX, &limit])?;
     let mut views: Vec<View> = rows.iter().map(view).collect();
     let ids: Vec<Uuid> = views.iter().map(|it| it.conversation_id).collect();
-    let mut members = read_members(connection, &ids, LIST_MEMBERS_MAX)?;
+    let mut members = read_members(connection, &ids, LIST_MEMBERS_MAX, None)?;
     for view in &mut views {
         view.members = members.remove(&view.conversation_id).unwrap_or_default();
     }
     Ok(views)
 }
 
-/// One of the user's conversations, with all of its members.
+/// One of the user's conversations, with the first page of its members.
 pub(crate) fn one(
     connection: &mut Connection,
     user_id: Uuid,
@@ -161,16 +164,19 @@ pub(crate) fn one(
 ) -> Result<View, Failure> {
     let row = connection.row(&ONE, &[&user_id, &conversation_id, &OWN_UNREAD_EVENTS_MAX])?;
     let mut view = row.as_ref().map(view).ok_or_else(Failure::not_a_member)?;
-    view.members = members_of(connection, conversation_id)?;
+    let page = Page { limit: MEMBERS_NAMED_MAX as u64, before: None };
+    view.members = members_of(connection, conversation_id, page)?;
     Ok(view)
 }
 
-/// All members; the caller has checked that the asker is one of them.
+/// A page of the members; the caller has checked that the asker is one of them.
 pub(crate) fn members_of(
     connection: &mut Connection,
     conversation_id: Uuid,
+    page: Page,
 ) -> Result<Vec<Member>, Failure> {
-    let mut members = read_members(connection, &[conversation_id], i64::MAX)?;
+    let mut members =
+        read_members(connection, &[conversation_id], signed(page.limit), page.before)?;
     Ok(members.remove(&conversation_id).unwrap_or_default())
 }
 
@@ -178,9 +184,10 @@ fn read_members(
     connection: &mut Connection,
     ids: &[Uuid],
     limit: i64,
+    after: Option<Uuid>,
 ) -> Result<HashMap<Uuid, Vec<Member>>, Failure> {
     let mut members: HashMap<Uuid, Vec<Member>> = HashMap::new();
-    for row in connection.rows(&MEMBERS, &[&ids, &limit])? {
+    for row in connection.rows(&MEMBERS, &[&ids, &limit, &after])? {
         let member = Member { user_id: row.get(1), joined_sequence_number: unsigned(row.get(2)) };
         members.entry(row.get(0)).or_default().push(member);
     }
@@ -193,7 +200,8 @@ pub(crate) fn receipts(
     conversation_id: Uuid,
     delivered: u64,
 ) -> Result<Vec<(Uuid, Uuid, u64, u64)>, Failure> {
-    let rows = connection.rows(&RECEIPTS, &[&conversation_id, &signed(delivered)])?;
+    let rows =
+        connection.rows(&RECEIPTS, &[&conversation_id, &signed(delivered), &RECEIPTS_MAX])?;
     let receipt = |row: &Row| (row.get(0), row.get(1), unsigned(row.get(2)), unsigned(row.get(3)));
     Ok(rows.iter().map(receipt).collect())
 }

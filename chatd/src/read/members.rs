@@ -1,13 +1,15 @@
 //! Who may hear of whom.
 
 use super::events::membership;
-use crate::db::{Connection, Query, unsigned};
+use crate::db::{Connection, Query, signed, unsigned};
 use crate::failure::Failure;
-use crate::limits::MEMBERS_MAX;
 use proto::Uuid;
 use proto::id::{from_field, pack, unpack};
-use proto::limits::PRESENCE_USERS_MAX;
-use proto::link::{Audience, AudienceResult, PresenceAuthorize, PresenceAuthorizeResult};
+use proto::limits::{AUDIENCE_PAGE_USERS_MAX, INLINE_RECIPIENTS_MAX, PRESENCE_USERS_MAX};
+use proto::link::{
+    Audience, AudiencePage, AudiencePageResult, AudienceResult, PresenceAuthorize,
+    PresenceAuthorizeResult,
+};
 
 const VERSION: Query = Query {
     name: "membership_version",
@@ -17,7 +19,16 @@ const VERSION: Query = Query {
 const AUDIENCE: Query = Query {
     name: "audience",
     sql: "SELECT user_id FROM messaging.members
-          WHERE conversation_id = $1 AND left_sequence_number IS NULL ORDER BY user_id",
+          WHERE conversation_id = $1 AND left_sequence_number IS NULL ORDER BY user_id LIMIT $2",
+};
+
+/// Who joins or leaves with an event receives it.
+const AUDIENCE_PAGE: Query = Query {
+    name: "audience_page",
+    sql: "SELECT user_id FROM messaging.members
+          WHERE conversation_id = $1 AND user_id > $2 AND joined_sequence_number <= $3
+            AND (left_sequence_number IS NULL OR left_sequence_number >= $3)
+          ORDER BY user_id LIMIT $4",
 };
 
 const MAY_WATCH: Query = Query {
@@ -37,7 +48,7 @@ const CONTACTS: Query = Query {
           LIMIT $2",
 };
 
-/// All members, for one of them. The version is read first, so that a change in between makes the
+/// All members, for one of them, if one record can name them. The version is read first, so that a change in between makes the
 /// answer look older than it is, never newer.
 pub(crate) fn audience(
     connection: &mut Connection,
@@ -48,12 +59,38 @@ pub(crate) fn audience(
     membership(connection, conversation_id, user_id)?;
     let version = connection.row(&VERSION, &[&conversation_id])?;
     let membership_version = version.map_or(0, |row| unsigned(row.get(0)));
-    let rows = connection.rows(&AUDIENCE, &[&conversation_id])?;
+    let limit = i64::try_from(INLINE_RECIPIENTS_MAX + 1).unwrap_or(i64::MAX);
+    let rows = connection.rows(&AUDIENCE, &[&conversation_id, &limit])?;
+    if rows.len() > INLINE_RECIPIENTS_MAX {
+        return Ok(AudienceResult { user_ids: Vec::new(), membership_version, is_large: true });
+    }
     let members: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     if !members.contains(&user_id) {
         return Err(Failure::not_a_member());
     }
-    Ok(AudienceResult { user_ids: pack(&members), membership_version })
+    Ok(AudienceResult { user_ids: pack(&members), membership_version, is_large: false })
+}
+
+/// A page of those who receive one event of the log.
+pub(crate) fn audience_page(
+    connection: &mut Connection,
+    request: &AudiencePage,
+) -> Result<AudiencePageResult, Failure> {
+    let conversation_id = from_field("conversation_id", &request.conversation_id)?;
+    let after = match request.after_user_id.as_slice() {
+        [] => Uuid::nil(),
+        id => from_field("after_user_id", id)?,
+    };
+    let limit = match usize::try_from(request.limit) {
+        Ok(limit @ 1..=AUDIENCE_PAGE_USERS_MAX) => limit,
+        _ => AUDIENCE_PAGE_USERS_MAX,
+    };
+    let rows = connection.rows(
+        &AUDIENCE_PAGE,
+        &[&conversation_id, &after, &signed(request.sequence_number), &signed(limit as u64)],
+    )?;
+    let members: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(AudiencePageResult { user_ids: pack(&members), more: members.len() == limit })
 }
 
 /// Of the users asked for, those that may be watched: oneself, and who shares a conversation.
@@ -82,7 +119,7 @@ pub(crate) fn contacts(
     connection: &mut Connection,
     user_id: Uuid,
 ) -> Result<Vec<Uuid>, postgres::Error> {
-    let limit = i64::try_from(MEMBERS_MAX - 1).unwrap_or(i64::MAX);
+    let limit = i64::try_from(INLINE_RECIPIENTS_MAX - 1).unwrap_or(i64::MAX);
     let rows = connection.rows(&CONTACTS, &[&user_id, &limit])?;
     Ok(std::iter::once(user_id).chain(rows.iter().map(|row| row.get(0))).collect())
 }

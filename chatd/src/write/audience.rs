@@ -37,14 +37,14 @@ impl Audience {
         &self.packed
     }
 
-    /// With `user_id`, whether or not it was there.
-    pub(crate) fn with(&self, user_id: &Uuid) -> Self {
-        let mut audience = self.clone();
-        if let Err(index) = self.ids().binary_search(user_id.as_bytes()) {
-            let at = index * ID_BYTES;
-            audience.packed.splice(at..at, *user_id.as_bytes());
-        }
-        audience
+    /// With `users`, whether or not they were there.
+    pub(crate) fn with(&self, users: &[Uuid]) -> Self {
+        let mut ids: Vec<[u8; ID_BYTES]> = self.ids().to_vec();
+        ids.extend(users.iter().map(|it| *it.as_bytes()));
+        // Two runs that are sorted: one pass.
+        ids.sort();
+        ids.dedup();
+        Self { packed: ids.into_flattened() }
     }
 
     pub(crate) fn without(&self, user_id: &Uuid) -> Self {
@@ -102,7 +102,7 @@ mod tests {
     fn members_come_and_go_and_stay_sorted() {
         let audience = Audience::new(&[Uuid::from_u128(3), Uuid::from_u128(1), Uuid::from_u128(3)]);
         assert_eq!(audience.len(), 2);
-        let more = audience.with(&Uuid::from_u128(2)).with(&Uuid::from_u128(2));
+        let more = audience.with(&[Uuid::from_u128(2)]).with(&[Uuid::from_u128(2)]);
         assert_eq!(more, Audience::new(&ids(1..4)));
         assert_eq!(more.without(&Uuid::from_u128(2)).without(&Uuid::from_u128(9)), audience);
         assert!(more.contains(&Uuid::from_u128(3)) && !more.contains(&Uuid::from_u128(4)));

@@ -1,7 +1,7 @@
 //! What can be asked of the write engine, checked as far as it can be without the database.
 
 use crate::failure::Failure;
-use crate::limits::MEMBERS_MAX;
+use crate::limits::MEMBERS_NAMED_MAX;
 use proto::Uuid;
 use proto::error::ErrorCode;
 use proto::limits::{IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX, TITLE_BYTES_MAX};
@@ -173,10 +173,10 @@ pub(crate) fn new_conversation_id(creator_id: Uuid, key: Option<&str>) -> Uuid {
 fn distinct(mut ids: Vec<Uuid>) -> Result<Vec<Uuid>, Failure> {
     ids.sort_unstable();
     ids.dedup();
-    if ids.len() > MEMBERS_MAX {
+    if ids.len() > MEMBERS_NAMED_MAX {
         let count = ids.len();
         return Err(Failure::invalid(format!(
-            "{count} members are too many; at most {MEMBERS_MAX} are allowed"
+            "{count} members are too many; at most {MEMBERS_NAMED_MAX} are allowed"
         )));
     }
     Ok(ids)
@@ -269,8 +269,8 @@ mod tests {
             title: String::new(),
             member_ids: (0..count).map(|id| Uuid::from_u128(100 + id)).collect(),
         };
-        assert!(append("k", create(MEMBERS_MAX as u128 - 1)).is_ok());
-        let error = append("k", create(MEMBERS_MAX as u128)).unwrap_err();
+        assert!(append("k", create(MEMBERS_NAMED_MAX as u128 - 1)).is_ok());
+        let error = append("k", create(MEMBERS_NAMED_MAX as u128)).unwrap_err();
         assert_eq!(error.message, "1025 members are too many; at most 1024 are allowed");
         let twice = vec![Uuid::from_u128(1), Uuid::from_u128(5), Uuid::from_u128(5)];
         let create = Change::Create { title: String::new(), member_ids: twice };

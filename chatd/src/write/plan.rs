@@ -264,12 +264,10 @@ impl<'a> Planner<'a, '_> {
                 "the conversation would have {members} members; at most {MEMBERS_MAX} are allowed"
             )));
         }
-        let mut audience = Audience::clone(&locked.audience);
         for user_id in &added {
-            audience = audience.with(user_id);
             self.join(append.conversation_id, *user_id, locked.last_sequence_number + 1);
         }
-        locked.audience = Arc::new(audience);
+        locked.audience = Arc::new(locked.audience.with(&added));
         locked.membership_version += 1;
         let change = MembershipChanged {
             added_user_ids: added.iter().map(|id| id.as_bytes().to_vec()).collect(),

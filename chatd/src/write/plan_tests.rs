@@ -3,6 +3,7 @@
 use super::*;
 use fastrand::Rng;
 use proto::client::{ServerFrame, server_frame};
+use proto::limits::INLINE_RECIPIENTS_MAX;
 use proto::record::RecordHeaders;
 use std::collections::HashSet;
 
@@ -205,10 +206,31 @@ fn a_conversation_begins_with_its_creation() {
 #[test]
 fn members_are_bounded() {
     let members: Vec<u128> = (1..=MEMBERS_MAX as u128).collect();
-    let add = append(1, 1, "a", Change::Add { user_ids: vec![id(9_999)] });
+    let add = append(1, 1, "a", Change::Add { user_ids: vec![id(999_999)] });
     let plan = planned(std::slice::from_ref(&add), found(&members));
     assert_eq!(codes(&plan), [Some(ErrorCode::InvalidArgument)]);
     assert!(plan.members.is_empty() && plan.conversations.is_empty());
+}
+
+#[test]
+fn recipients_are_named_up_to_a_limit_and_counted_beyond_it() {
+    let most = INLINE_RECIPIENTS_MAX as u128;
+    let headers_of = |members: u128, change: Change| {
+        let members: Vec<u128> = (1..=members).collect();
+        let append = append(1, 1, "a", change);
+        let plan = planned(std::slice::from_ref(&append), found(&members));
+        let headers: Vec<_> = plan.outbox.iter().map(|it| decoded(it).1).collect();
+        let told = |it: &RecordHeaders| (it.recipients.len() / 16, it.member_count);
+        assert!(headers.iter().all(|it| told(it) == told(&headers[0])));
+        told(&headers[0])
+    };
+    let said = || Change::Message { text: "x".to_owned() };
+    assert_eq!(headers_of(most, said()), (1_024, 0));
+    assert_eq!(headers_of(most + 1, said()), (0, 1_025));
+    let add = Change::Add { user_ids: vec![id(9_999), id(2)] };
+    assert_eq!(headers_of(most, add), (0, 1_025), "who comes is told");
+    let remove = Change::Remove { user_id: id(7) };
+    assert_eq!(headers_of(most + 1, remove), (0, 1_025), "who goes is told");
 }
 
 #[test]

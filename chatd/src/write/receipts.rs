@@ -5,6 +5,7 @@ use super::command::ReceiptCommand;
 use crate::failure::Failure;
 use crate::limits::DELIVERED_TOLD_MEMBERS_MAX;
 use proto::Uuid;
+use proto::limits::INLINE_RECIPIENTS_MAX;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -70,10 +71,11 @@ fn check(command: &ReceiptCommand, standing: Option<&Standing>) -> Result<(), Fa
     Ok(())
 }
 
-/// Are the members told of a cursor that moved? Of a read cursor always.
+/// Are the members told of a cursor that moved? Of a read cursor unless they are too many.
 pub(crate) fn is_told(audience: &Audience, cursor: &Cursor, stored_read: u64) -> bool {
     let read_moved = cursor.read_sequence_number > 0 && cursor.read_sequence_number == stored_read;
-    read_moved || audience.len() <= DELIVERED_TOLD_MEMBERS_MAX
+    let count = audience.len();
+    count <= DELIVERED_TOLD_MEMBERS_MAX || (read_moved && count <= INLINE_RECIPIENTS_MAX)
 }
 
 #[cfg(test)]
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn large_conversations_are_told_of_read_cursors_only() {
+    fn large_conversations_are_told_of_read_cursors_only_and_the_largest_of_none() {
         let cursor = |read| Cursor {
             delivered_sequence_number: 9,
             read_sequence_number: read,
@@ -143,5 +145,9 @@ mod tests {
         assert!(!is_told(&large, &cursor(0), 0));
         assert!(is_told(&large, &cursor(7), 7));
         assert!(!is_told(&large, &cursor(3), 7), "the read cursor was further already");
+        let members: Vec<_> = (0..=INLINE_RECIPIENTS_MAX as u128).map(Uuid::from_u128).collect();
+        let (named, counted) = (Audience::new(&members[1..]), Audience::new(&members));
+        assert!(is_told(&named, &cursor(7), 7));
+        assert!(!is_told(&counted, &cursor(7), 7));
     }
 }

@@ -6,6 +6,8 @@ use proto::client::{
     Event, ProfileUpdated, Receipt, ServerFrame, event::Kind, server_frame::Frame,
 };
 use proto::headers::{SCHEMA_VERSION_NOW, event_type};
+use proto::id::ID_BYTES;
+use proto::limits::INLINE_RECIPIENTS_MAX;
 use proto::record::{Priority, RecordHeaders};
 use proto::{Message, topics};
 
@@ -35,6 +37,9 @@ pub(crate) fn outbox_row(
     event: Event,
     routing: &Routing<'_>,
 ) -> OutboxRow {
+    // More than the headers can name are counted: gateways know who they are.
+    let count = routing.recipients.len() / ID_BYTES;
+    let is_named = count <= INLINE_RECIPIENTS_MAX;
     let headers = RecordHeaders {
         event_type: routing.event_type.to_owned(),
         schema_version: SCHEMA_VERSION_NOW,
@@ -42,7 +47,8 @@ pub(crate) fn outbox_row(
         traceparent: routing.traceparent.to_owned(),
         priority: routing.priority.into(),
         sequence_number: event.sequence_number,
-        recipients: routing.recipients.to_vec(),
+        recipients: if is_named { routing.recipients.to_vec() } else { Vec::new() },
+        member_count: if is_named { 0 } else { u32::try_from(count).unwrap_or(u32::MAX) },
     };
     let created_at_us = event.created_at_us;
     let frame = ServerFrame { request_id: 0, frame: Some(Frame::Event(event)) };

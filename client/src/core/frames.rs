@@ -40,6 +40,7 @@ impl Core {
                 self.receipts.settle(request_id);
             }
             Frame::TokenAccepted(accepted) => self.token_accepted(accepted.expires_at_us),
+            Frame::Watermark(told) => self.told_watermark(told.watermark),
             Frame::Welcome(_) => {}
         }
     }
@@ -148,6 +149,16 @@ impl Core {
         }
         if self.config.acknowledge && last > 0 {
             self.receipts.add(self.now, conversation, last, 0);
+        }
+    }
+
+    /// All that lies before it has come, or is known to be missing.
+    fn told_watermark(&mut self, watermark: Vec<u8>) {
+        let Phase::Open(open) = &self.phase else { return };
+        match open.live_since {
+            None => self.watermark_next = watermark,
+            Some(_) if self.logs.is_well() => self.watermark = watermark,
+            Some(_) => {}
         }
     }
 

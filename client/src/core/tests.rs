@@ -2,8 +2,8 @@
 
 use super::*;
 use proto::client::{
-    Error, Event, Goaway, Message, Sent, Synced, TokenAccepted, Verdict, Welcome, event::Kind,
-    server_frame,
+    Error, Event, Gap, Goaway, Message, Sent, Synced, TokenAccepted, Verdict, Watermark, Welcome,
+    event::Kind, server_frame,
 };
 use proto::error::ErrorCode;
 
@@ -197,6 +197,30 @@ fn goaway_is_followed_after_its_delay_even_if_the_server_closes_first() {
     assert!(talk.after_ms(2_999, Input::Tick).is_empty());
     let actions = talk.after_ms(1, Input::Tick);
     assert!(matches!(&actions[0], Action::Hangup { code: 1000 }));
+}
+
+#[test]
+fn the_last_watermark_is_kept_by_who_misses_nothing() {
+    let mut talk = Dialogue::new(Config { resume: true, ..Config::default() });
+    let told =
+        |bytes: &[u8]| server_frame::Frame::Watermark(Watermark { watermark: bytes.to_vec() });
+    talk.open(0);
+    talk.say(0, told(b"early"));
+    assert!(talk.core.watermark.is_empty(), "not live yet");
+    let hello = talk.core.hello;
+    talk.say(hello, server_frame::Frame::Synced(Synced::default()));
+    assert_eq!(talk.core.watermark, b"early");
+    talk.say(0, told(b"later"));
+    assert_eq!(talk.core.watermark, b"later");
+    let gap = Gap {
+        conversation_id: CHAT.as_bytes().to_vec(),
+        from_sequence_number: 3,
+        to_sequence_number: 4,
+        ..Gap::default()
+    };
+    talk.say(0, server_frame::Frame::Gap(gap));
+    talk.say(0, told(b"behind a gap"));
+    assert_eq!(talk.core.watermark, b"later");
 }
 
 #[test]

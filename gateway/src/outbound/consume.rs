@@ -5,6 +5,8 @@
 //!                 |  record.rs: headers, recipients by home shard; the value is not decoded
 //!                 +--> mailbox of each shard concerned: Deliver..., then the batch's Ticket
 //!                                                        |
+//!  chatd <-- fetch.rs: members of conversations that are too large for a record's headers
+//!                 (large.rs, roster.rs: who they are; held.rs: what waits for them)
 //!  brokers <-- commit <-- offsets.rs <-- progress <-- shards store the ticket
 //!  watch thread: is a broker there, did partitions come?
 //! ```
@@ -17,11 +19,15 @@
 
 mod client;
 mod direct;
+mod fetch;
+mod held;
 mod incoming;
+mod large;
 mod ledger;
 mod native;
 mod positions;
 mod record;
+mod roster;
 mod wire;
 mod worker;
 
@@ -32,11 +38,13 @@ use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
     KAFKA_ASK_MS_MAX, KAFKA_RETRY_MS, KAFKA_SETTLE_MS_MAX, KAFKA_START_MS_MAX, KAFKA_WATCH_MS,
+    ROSTER_FETCHES_MAX,
 };
 use crate::mailbox::Mailboxes;
 use crate::outbound::publish::Publisher;
 use crate::progress::Progress;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use daemon::link::ClientSettings;
 use daemon::{Config, Health, Metrics};
 use ledger::Registered;
 use positions::{Position, Scout};
@@ -88,6 +96,13 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
     let stop = Arc::new(AtomicBool::new(false));
     let log = scout.log()?;
     let registered = Registered::new(metrics);
+    let asking = ClientSettings {
+        address: config.text("chatd.link").to_owned(),
+        secret: config.text("link.secret").to_owned(),
+        instance: instance.to_owned(),
+        in_flight_max: ROSTER_FETCHES_MAX,
+    };
+    let mut fetchers = fetch::start(asking, lanes, registered.roster_failures.clone())?.into_iter();
     let (end, ended) = bounded::<()>(0);
     let mut added = Vec::with_capacity(threads);
     for thread in 0..threads {
@@ -104,7 +119,8 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
         let consumer = client::connect(&brokers, &group)?;
         let number = u16::try_from(thread).map_err(|_| "kafka.consumers is too large")?;
         let ledger = registered.ledger(thread);
-        let mut worker = Worker::new(number, consumer, shared, ledger, receiver);
+        // The log's threads come first.
+        let mut worker = Worker::new(number, consumer, shared, ledger, receiver, fetchers.next());
         worker
             .assign(positions.iter().filter(|it| it.thread(lanes) == thread).cloned().collect())?;
         let end = end.clone();

@@ -5,7 +5,7 @@
 //! the batch concerned. Mailboxes keep order: a shard that stored the ticket has enqueued the batch.
 
 use crate::limits::SHARDS_MAX;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 const WORDS: usize = SHARDS_MAX.div_ceil(64);
 
@@ -66,6 +66,12 @@ struct Partition {
     /// What was last handed out by [`Tracker::take_due`].
     committed: Option<i64>,
     waiting: VecDeque<Span>,
+    /// Records that were read and are not yet mailed,
+    held: BTreeSet<i64>,
+    /// and those that were mailed late: offset, ticket, shards.
+    late: Vec<(i64, u64, ShardSet)>,
+    /// The first record that is held, as it was last asked for.
+    told: Option<i64>,
 }
 
 /// The partitions of one Kafka thread, by index. Memory: one span for a partition and batch that
@@ -103,6 +109,33 @@ impl Tracker {
         }
     }
 
+    /// A record that is read waits before it is mailed: nothing from it on is committed.
+    pub(crate) fn hold(&mut self, partition: usize, offset: i64) {
+        self.partitions[partition].held.insert(offset);
+    }
+
+    /// It waits no more: `shards` have it and will find `ticket` behind it. Of a record that did not
+    /// wait this changes nothing.
+    pub(crate) fn release(
+        &mut self,
+        partition: usize,
+        offset: i64,
+        ticket: u64,
+        shards: &ShardSet,
+    ) {
+        let partition = &mut self.partitions[partition];
+        if partition.held.remove(&offset) && !shards.is_empty() {
+            partition.late.push((offset, ticket, *shards));
+        }
+    }
+
+    /// The first record that waits, if that has changed since this was last asked.
+    pub(crate) fn held_changed(&mut self, partition: usize) -> Option<Option<i64>> {
+        let partition = &mut self.partitions[partition];
+        let first = partition.held.first().copied();
+        (std::mem::replace(&mut partition.told, first) != first).then_some(first)
+    }
+
     /// The offset that is to be read next, if it is known.
     pub(crate) fn next_offset(&self, partition: usize) -> Option<i64> {
         self.partitions[partition].next
@@ -117,6 +150,9 @@ impl Tracker {
                 partition.done = Some(first.end);
                 partition.waiting.pop_front();
             }
+            partition
+                .late
+                .retain(|(_, ticket, shards)| !shards.iter().all(|shard| stored(shard) >= *ticket));
         }
     }
 
@@ -124,7 +160,9 @@ impl Tracker {
     pub(crate) fn take_due(&mut self) -> Vec<(usize, i64)> {
         let mut due = Vec::new();
         for (index, partition) in self.partitions.iter_mut().enumerate() {
-            if let Some(done) = partition.done
+            let late = partition.late.iter().map(|(offset, ..)| *offset);
+            let kept = partition.held.first().copied().into_iter().chain(late).min();
+            if let Some(done) = partition.done.map(|done| done.min(kept.unwrap_or(done)))
                 && partition.committed != Some(done)
             {
                 partition.committed = Some(done);
@@ -147,6 +185,8 @@ impl Tracker {
         let partition = &mut self.partitions[partition];
         if partition.next.is_some_and(|next| offset < next) {
             partition.waiting.clear();
+            partition.held.clear();
+            partition.late.clear();
         }
         partition.next = Some(offset);
         match partition.waiting.back_mut() {
@@ -157,7 +197,7 @@ impl Tracker {
 
     /// Whether nothing waits for a shard.
     pub(crate) fn is_settled(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.waiting.is_empty())
+        self.partitions.iter().all(|it| it.waiting.is_empty() && it.late.is_empty())
     }
 }
 
@@ -344,5 +384,34 @@ mod tests {
                 self.committed[partition] = offset;
             }
         }
+    }
+
+    #[test]
+    fn what_waits_is_not_committed_before_it_was_mailed_and_enqueued() {
+        let mut tracker = Tracker::default();
+        let partition = tracker.add_partition(Some(10));
+        tracker.take_due();
+        for offset in 10..20 {
+            if offset == 13 || offset == 15 {
+                tracker.hold(partition, offset);
+                tracker.record(partition, offset, 1, &set(&[]));
+            } else {
+                tracker.record(partition, offset, 1, &set(&[0]));
+            }
+        }
+        assert_eq!(tracker.held_changed(partition), Some(Some(13)));
+        assert_eq!(tracker.held_changed(partition), None);
+        tracker.advance(|_| 1);
+        assert_eq!(tracker.take_due(), [(partition, 13)]);
+        tracker.release(partition, 13, 2, &set(&[1]));
+        assert_eq!(tracker.held_changed(partition), Some(Some(15)));
+        assert!(tracker.take_due().is_empty() && !tracker.is_settled());
+        tracker.advance(|_| 2);
+        assert_eq!(tracker.take_due(), [(partition, 15)]);
+        tracker.release(partition, 15, 3, &set(&[]));
+        tracker.release(partition, 16, 3, &set(&[1]));
+        assert_eq!(tracker.held_changed(partition), Some(None));
+        assert_eq!(tracker.take_due(), [(partition, 20)]);
+        assert!(tracker.is_settled());
     }
 }

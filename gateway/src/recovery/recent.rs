@@ -3,7 +3,7 @@
 //! cache reaches back to it or it does not. Bounded by bytes: the oldest event makes way. Pure.
 
 use crate::limits::{RECENT_ENTRY_BYTES, RECENT_MEMBERSHIPS_MAX};
-use crate::mail::Delivery;
+use crate::mail::{Delivery, Recipients};
 use crate::recovery::watermark::Watermark;
 use crate::shard::registry::IdHash;
 use bytes::Bytes;
@@ -22,7 +22,7 @@ struct Entry {
     offset: i64,
     /// The conversation's event before this one, or [`NONE`].
     previous: u64,
-    recipients: Box<[Uuid]>,
+    recipients: Recipients,
     frame: Bytes,
 }
 
@@ -31,8 +31,10 @@ struct Entry {
 struct Reach {
     /// Everything for this shard's users from here on is in the cache,
     low: i64,
-    /// up to here, where the next record is to come.
+    /// up to here, where the next record is to come,
     next: i64,
+    /// except that those from here on may still come.
+    late: Option<i64>,
 }
 
 pub(crate) struct Recent {
@@ -48,6 +50,8 @@ pub(crate) struct Recent {
     /// By partition; empty until the start positions are known.
     reach: Vec<Reach>,
     log: u64,
+    /// Events by the list of recipients that they share, which is told by its address.
+    shared: HashMap<usize, usize>,
 }
 
 /// One event that a device has missed.
@@ -68,6 +72,7 @@ impl Recent {
             memberships: VecDeque::new(),
             reach: Vec::new(),
             log: 0,
+            shared: HashMap::new(),
         }
     }
 
@@ -79,13 +84,21 @@ impl Recent {
             let partition = usize::from(*partition);
             if partition >= self.reach.len() {
                 // A partition in between that nothing was heard of yet covers nothing.
-                self.reach.resize(partition + 1, Reach { low: i64::MAX, next: -1 });
+                self.reach.resize(partition + 1, Reach { low: i64::MAX, next: -1, late: None });
             }
             let reach = &mut self.reach[partition];
             if jumped || reach.next < 0 {
-                *reach = Reach { low: *next, next: *next };
+                *reach = Reach { low: *next, next: *next, ..*reach };
             }
             reach.next = reach.next.max(*next);
+        }
+    }
+
+    /// Records of a partition from this offset on may come after others; None: they have come, or
+    /// the sessions are told otherwise.
+    pub(crate) fn late(&mut self, partition: u16, from: Option<i64>) {
+        if let Some(reach) = self.reach.get_mut(usize::from(partition)) {
+            reach.late = from;
         }
     }
 
@@ -93,10 +106,11 @@ impl Recent {
     pub(crate) fn add(&mut self, delivery: Delivery) {
         let partition = usize::from(delivery.partition);
         let Some(reach) = self.reach.get_mut(partition) else { return };
-        if self.bytes_max == 0 || delivery.sequence_number == 0 || delivery.offset < reach.next {
+        let is_new = delivery.offset >= reach.next.min(reach.late.unwrap_or(i64::MAX));
+        if self.bytes_max == 0 || delivery.sequence_number == 0 || !is_new {
             return;
         }
-        reach.next = delivery.offset + 1;
+        reach.next = reach.next.max(delivery.offset + 1);
         let number = self.first + self.entries.len() as u64;
         let previous = self.last.insert(delivery.conversation, number).unwrap_or(NONE);
         if delivery.membership {
@@ -111,16 +125,36 @@ impl Recent {
             recipients: delivery.recipients,
             frame: delivery.frame,
         };
-        self.bytes += bytes_of(&entry);
+        self.bytes += bytes_of(&entry) + self.share(&entry.recipients);
         self.entries.push_back(entry);
         while self.bytes > self.bytes_max || self.memberships.len() > RECENT_MEMBERSHIPS_MAX {
             self.forget_first();
         }
     }
 
+    /// Bytes that the recipients take, if no other event has the same.
+    fn share(&mut self, recipients: &Recipients) -> usize {
+        let Recipients::Shared { all, .. } = recipients else { return 0 };
+        let events = self.shared.entry(all.as_ptr().addr()).or_default();
+        *events += 1;
+        if *events == 1 { size_of_val(&**all) } else { 0 }
+    }
+
+    fn unshare(&mut self, recipients: &Recipients) -> usize {
+        let Recipients::Shared { all, .. } = recipients else { return 0 };
+        let key = all.as_ptr().addr();
+        let Some(events) = self.shared.get_mut(&key) else { return 0 };
+        *events -= 1;
+        if *events > 0 {
+            return 0;
+        }
+        self.shared.remove(&key);
+        size_of_val(&**all)
+    }
+
     fn forget_first(&mut self) {
         let Some(entry) = self.entries.pop_front() else { return };
-        self.bytes -= bytes_of(&entry);
+        self.bytes -= bytes_of(&entry) + self.unshare(&entry.recipients);
         if self.last.get(&entry.conversation) == Some(&self.first) {
             self.last.remove(&entry.conversation);
         }
@@ -137,7 +171,8 @@ impl Recent {
         if self.bytes_max == 0 || self.reach.is_empty() {
             return Vec::new();
         }
-        let offsets: Vec<i64> = self.reach.iter().map(|it| it.next.max(0)).collect();
+        let offsets: Vec<i64> =
+            self.reach.iter().map(|it| it.next.min(it.late.unwrap_or(i64::MAX)).max(0)).collect();
         Watermark::encode(self.log, &offsets)
     }
 
@@ -172,7 +207,7 @@ impl Recent {
         for number in &self.memberships {
             let entry = self.entry(*number)?;
             if entry.offset >= watermark.offsets[entry.partition]
-                && entry.recipients.contains(user)
+                && entry.is_for(user)
                 && !from.contains_key(&entry.conversation)
             {
                 from.insert(entry.conversation, entry.sequence_number - 1);
@@ -206,7 +241,7 @@ impl Recent {
         while let Some(entry) = self.entry(number)
             && entry.sequence_number > cursor
         {
-            if entry.recipients.contains(user) {
+            if entry.is_for(user) {
                 missed.push(Missed {
                     conversation,
                     sequence_number: entry.sequence_number,
@@ -237,8 +272,22 @@ impl Recent {
     }
 }
 
+impl Entry {
+    fn is_for(&self, user: &Uuid) -> bool {
+        match &self.recipients {
+            Recipients::Own(users) => users.contains(user),
+            Recipients::Shared { all, .. } => all.binary_search(user).is_ok(),
+        }
+    }
+}
+
+/// Of its own: what it shares is counted once.
 fn bytes_of(entry: &Entry) -> usize {
-    RECENT_ENTRY_BYTES + entry.frame.len() + size_of_val(&*entry.recipients)
+    let own = match &entry.recipients {
+        Recipients::Own(users) => size_of_val(&**users),
+        Recipients::Shared { .. } => 0,
+    };
+    RECENT_ENTRY_BYTES + entry.frame.len() + own
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
 //! Phase mailbox: what other threads want of this shard.
 
 use super::Shard;
-use crate::limits::LETTERS_IN_A_ROW_MAX;
+use crate::limits::{LETTERS_IN_A_ROW_MAX, RECIPIENTS_IN_A_ROW_MAX};
 use crate::mail::Mail;
 
 impl Shard {
     pub(super) fn take_letters(&mut self) {
         self.inbox.hush();
+        let mut recipients = 0;
         for _ in 0..LETTERS_IN_A_ROW_MAX {
-            match self.inbox.take() {
-                Some(mail) => self.take_letter(mail),
-                None => return,
+            let Some(mail) = self.inbox.take() else { return };
+            if let Mail::Deliver(delivery) = &mail {
+                recipients += delivery.recipients.len();
+            }
+            self.take_letter(mail);
+            if recipients >= RECIPIENTS_IN_A_ROW_MAX {
+                return;
             }
         }
     }
@@ -20,9 +25,17 @@ impl Shard {
             Mail::Adopt(handover) => self.adopt(*handover),
             Mail::Deliver(delivery) => {
                 self.deliver(&delivery);
-                self.recent.add(delivery);
+                // Whoever resumes between two parts finds the event there.
+                if delivery.recipients.is_first() {
+                    self.recent.add(delivery);
+                }
             }
-            Mail::Tail { log, positions, jumped } => self.recent.advance(log, &positions, jumped),
+            Mail::Late { partition, from } => self.recent.late(partition, from),
+            Mail::Missed(missed) => self.tell_missed(&missed),
+            Mail::Tail { log, positions, jumped } => {
+                self.recent.advance(log, &positions, jumped);
+                self.watermark.changed(self.now);
+            }
             Mail::Presence { user, frame } => self.tell_watchers(&user, frame),
             Mail::Ticket { consumer, ticket } => self.progress.store(consumer, self.id, ticket),
             Mail::Answer(answer) => self.take_answer(answer),

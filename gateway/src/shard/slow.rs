@@ -4,12 +4,15 @@ use super::Shard;
 use crate::close::Reason;
 use crate::config::Overflow;
 use crate::limits::GAPS_MAX;
-use crate::mail::Priority;
+use crate::mail::{Missed, Priority};
 use crate::outbound::payload::Handle;
 use crate::outbound::ring::Verdict;
 use proto::Uuid;
 use proto::client::server_frame::Frame;
 use proto::client::{Gap, ServerFrame};
+
+/// Why there is a gap that is no session's own doing.
+const MISSED: &str = "the gateway did not know the conversation's members in time";
 
 /// The events that one session was not pushed and has still to be told of.
 #[derive(Default)]
@@ -19,6 +22,7 @@ struct Range {
     conversation: Uuid,
     from: u64,
     to: u64,
+    reason: &'static str,
 }
 
 impl Gaps {
@@ -36,7 +40,18 @@ impl Gaps {
     fn add(&mut self, conversation: Uuid, sequence_number: u64) {
         if !self.absorb(conversation, sequence_number) {
             let (from, to) = (sequence_number, sequence_number);
-            self.0.push(Range { conversation, from, to });
+            let reason = Reason::BackpressureOverflow.text();
+            self.0.push(Range { conversation, from, to, reason });
+        }
+    }
+
+    /// A gap that is not the session's own doing.
+    fn add_missed(&mut self, missed: &Missed) {
+        let Missed { conversation, from, to, .. } = *missed;
+        if self.absorb(conversation, from) {
+            self.absorb(conversation, to);
+        } else {
+            self.0.push(Range { conversation, from, to, reason: MISSED });
         }
     }
 
@@ -46,17 +61,36 @@ impl Gaps {
 
     /// The next one to be told.
     pub(crate) fn pop(&mut self) -> Option<Gap> {
-        let Range { conversation, from, to } = self.0.pop()?;
+        let Range { conversation, from, to, reason } = self.0.pop()?;
         Some(Gap {
             conversation_id: conversation.as_bytes().to_vec(),
             from_sequence_number: from,
             to_sequence_number: to,
-            reason: Reason::BackpressureOverflow.text().to_owned(),
+            reason: reason.to_owned(),
         })
     }
 }
 
 impl Shard {
+    /// Tells sessions of events that were not pushed, as soon as their sockets take it.
+    pub(super) fn tell_missed(&mut self, missed: &Missed) {
+        for user in missed.recipients.iter() {
+            let mut slot = self.registry.first(&self.table, user);
+            while let Some(session) = self.table.session_mut(slot) {
+                let next = session.next_of_user;
+                let gaps = &mut session.extra().gaps;
+                gaps.add_missed(missed);
+                // A stream of server-sent events comes again with what it has.
+                if gaps.0.len() > GAPS_MAX || session.told().is_some() {
+                    self.close(slot, Reason::BackpressureOverflow, None);
+                } else {
+                    self.mark_dirty(slot);
+                }
+                slot = next;
+            }
+        }
+    }
+
     /// A ring has no room for the payload: closes the session, or throws away what it can sync. Says
     /// whether the payload was taken.
     pub(super) fn overflow(&mut self, slot: u32, handle: Handle, priority: Priority) -> bool {

@@ -4,6 +4,7 @@
 
 mod allocations;
 mod cache;
+mod deadlines;
 mod deflate;
 mod events;
 mod harness;

@@ -4,7 +4,7 @@ use super::Shard;
 use super::table::Tick;
 use crate::close::Reason;
 use crate::conn::Stage;
-use crate::limits::{ANSWER_MS_MAX, BODY_MS_MAX, CLOSE_MS_MAX, KEEP_ALIVE_MS_MAX};
+use crate::limits::CLOSE_MS_MAX;
 use crate::mail::Priority;
 use proto::error::ErrorCode;
 
@@ -48,9 +48,9 @@ impl Shard {
         let ms = match stage {
             Stage::Proxy | Stage::Head => Some(self.settings.handshake_ms),
             Stage::Tls => Some(self.settings.tls_handshake_ms),
-            Stage::Body => Some(BODY_MS_MAX),
-            Stage::Answer => Some(ANSWER_MS_MAX),
-            Stage::KeepAlive => Some(KEEP_ALIVE_MS_MAX),
+            Stage::Body => Some(self.settings.body_ms),
+            Stage::Answer => Some(self.settings.answer_ms),
+            Stage::KeepAlive => Some(self.settings.keep_alive_ms),
             Stage::Hello => Some(self.settings.hello_ms),
             Stage::Session => None,
             Stage::Closing => Some(CLOSE_MS_MAX),
@@ -96,6 +96,7 @@ impl Shard {
             }
             let ping = self.ping;
             self.enqueue(slot, ping, Priority::High);
+            self.tell_watermark(slot);
         }
     }
 
@@ -104,12 +105,13 @@ impl Shard {
         match connection.stage {
             Stage::Proxy => self.drop_connection(slot, Reason::ProxyHeader),
             Stage::Tls => self.drop_connection(slot, Reason::TlsDeadline),
-            Stage::Head | Stage::Body => self.close(slot, Reason::HandshakeDeadline, None),
+            Stage::Head => self.close(slot, Reason::HandshakeDeadline, None),
+            Stage::Body => self.close(slot, Reason::BodyDeadline, None),
             Stage::Answer => {
                 let error = ErrorCode::DeadlineExceeded.to_frame("no answer in time");
                 self.respond_error(slot, &error);
             }
-            Stage::KeepAlive => self.close(slot, Reason::HttpDone, None),
+            Stage::KeepAlive => self.close(slot, Reason::KeepAliveIdle, None),
             Stage::Hello => self.close(slot, Reason::HelloDeadline, None),
             Stage::Session => {}
             Stage::Closing => self.drop_connection(slot, Reason::PeerGone),

@@ -119,6 +119,31 @@ test("it comes back when the server said, not before", async (t) => {
   assert.equal(server.hellos[1].watermark, "0a");
 });
 
+test("the watermark that came last is brought back, once nothing before it is missing", async (t) => {
+  const { chat, server } = await connect(t);
+  const away = async () => {
+    for (const socket of [...server.sockets]) socket.drop(1006);
+    await settle();
+    await pass(5_000);
+    return server.hellos.at(-1).watermark;
+  };
+  server.broadcast({ request_id: 0, watermark: { watermark: "0b" } });
+  await settle();
+  assert.equal(chat.status.state, "live");
+  assert.equal(await away(), "0b");
+  assert.equal(chat.status.state, "live");
+  // Not answered: what lies in the gap is missing when the next watermark comes.
+  server.receive = () => undefined;
+  server.broadcast({ request_id: 0, gap: {
+    conversation_id: "a", from_sequence_number: 2, to_sequence_number: 9, reason: "backpressure",
+  } });
+  server.broadcast({ request_id: 0, watermark: { watermark: "0c" } });
+  await settle();
+  assert.notEqual(chat.status.state, "live");
+  delete server.receive;
+  assert.equal(await away(), "0a", "the last welcome's");
+});
+
 test("a connection that went silent is noticed and replaced", async (t) => {
   const { chat, server } = await connect(t);
   server.receive = () => undefined;

@@ -82,8 +82,8 @@ impl Row {
             }
             Kind::MembershipChanged(change) => {
                 self.kind = "membership_changed";
-                self.added = change.added_user_ids.iter().map(|it| names.of(id(it))).collect();
-                self.removed = change.removed_user_ids.iter().map(|it| names.of(id(it))).collect();
+                self.added = names.of_all(&change.added_user_ids);
+                self.removed = names.of_all(&change.removed_user_ids);
             }
             Kind::SettingsChanged(settings) => {
                 self.kind = "settings_changed";
@@ -133,6 +133,15 @@ impl<'a> Names<'a> {
     pub(crate) fn learn<'b>(&mut self, members: impl IntoIterator<Item = &'b Member>) {
         let names = members.into_iter().map(|member| (member.user_id, member.name.clone()));
         self.known.extend(names);
+    }
+
+    /// Names of as many as somebody reads, and ids of the others.
+    fn of_all(&mut self, users: &[Vec<u8>]) -> Vec<String> {
+        const NAMES_MAX: usize = 16;
+        let (named, others) = users.split_at(users.len().min(NAMES_MAX));
+        let mut names: Vec<String> = named.iter().map(|it| self.of(id(it))).collect();
+        names.extend(others.iter().map(|it| id(it).to_string()));
+        names
     }
 
     /// The user's name; the id's text if it cannot be found out.

@@ -37,6 +37,7 @@ impl Handler for Chatd {
                 Response::Error(ErrorCode::NotAMember.to_frame("no"))
             }
             Request::Audience(audience) => Response::Audience(AudienceResult {
+                is_large: false,
                 user_ids: audience.user_id,
                 membership_version: 1,
             }),

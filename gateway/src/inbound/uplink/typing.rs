@@ -1,6 +1,6 @@
 //! Typing: checked against the conversation's audience, and published as an ephemeral event to
 //! everybody in it but the one who types. It may be lost, and it costs chatd one lookup for each
-//! conversation and ten seconds.
+//! conversation and ten seconds. A conversation of more members than a record can name is not told.
 
 use super::answer::{self, Failure};
 use super::request::{Peer, Pending};
@@ -114,14 +114,14 @@ impl Typing {
     ) -> Vec<(TypingSession, Error)> {
         let members = match outcome {
             Ok(Response::Audience(found)) => proto::id::unpack("user_ids", &found.user_ids)
-                .map(Iterator::collect::<Vec<_>>)
+                .map(|users| Audience::new(&users.collect::<Vec<_>>(), found.is_large))
                 .map_err(|error| Refusal::Told(ErrorCode::Internal.to_frame(error.to_string()))),
             Ok(Response::Error(error)) => Err(Refusal::Told(error)),
             Ok(_) => Err(Refusal::Told(ErrorCode::Internal.to_frame("an answer of another kind"))),
             Err(error) => Err(Refusal::NotAnswered(error)),
         };
         let (members, refusal) = match members {
-            Ok(members) => (Some(members), None),
+            Ok(audience) => (Some(audience), None),
             Err(refusal) => (None, Some(refusal)),
         };
         let now_ms = self.now_ms();
@@ -150,6 +150,9 @@ impl Typing {
         who: &TypingSession,
         audience: &Audience,
     ) -> Result<(), Error> {
+        if audience.is_large() {
+            return Ok(());
+        }
         if !audience.contains(&who.user) {
             let message = "there is no such conversation, or you are no member of it";
             return Err(ErrorCode::NotAMember.to_frame(message));
@@ -163,6 +166,7 @@ impl Typing {
             priority: Priority::Ephemeral.into(),
             sequence_number: 0,
             recipients: audience.pack_without(&who.user),
+            member_count: 0,
         };
         if !headers.recipients.is_empty() {
             let frame = frame(conversation, who, created_at_us);

@@ -21,6 +21,10 @@ pub(super) struct Ledger {
     pub(super) commit_failures: Counter,
     pub(super) repositions: Counter,
     pub(super) lag: Gauge,
+    pub(super) rosters_fetched: Counter,
+    pub(super) records_shed: Counter,
+    pub(super) roster_bytes: Gauge,
+    pub(super) records_held: Gauge,
 }
 
 /// The metrics that the threads share.
@@ -33,6 +37,11 @@ pub(super) struct Registered {
     commit_failures: Counter,
     repositions: Counter,
     lag: Family<Label, Gauge>,
+    rosters_fetched: Counter,
+    records_shed: Counter,
+    roster_bytes: Family<Label, Gauge>,
+    records_held: Family<Label, Gauge>,
+    pub(super) roster_failures: Counter,
 }
 
 impl Registered {
@@ -63,6 +72,28 @@ impl Registered {
                 "offset_repositions",
                 "Partitions that were gone on with elsewhere because their offset was out of range",
             ),
+            rosters_fetched: counter(
+                "rosters_fetched",
+                "Lists of a large conversation's members that chatd gave",
+            ),
+            records_shed: counter(
+                "records_shed",
+                "Records of large conversations that became a gap because the members were not known in time",
+            ),
+            roster_failures: counter(
+                "roster_failures",
+                "Pages of a large conversation's members that were asked for and not given",
+            ),
+            roster_bytes: metrics.register(
+                "roster_bytes",
+                "Bytes of the members of large conversations that are remembered",
+                Family::default(),
+            ),
+            records_held: metrics.register(
+                "records_held",
+                "Records of large conversations that wait for the members",
+                Family::default(),
+            ),
             lag: metrics.register(
                 "kafka_lag",
                 "Records that are in Kafka and not yet consumed",
@@ -76,6 +107,7 @@ impl Registered {
             let topics = TAILED.iter().map(|(topic, _)| [("topic", (*topic).to_owned())]);
             topics.map(|label| family.get_or_create(&label).clone()).collect()
         };
+        let consumer = [("consumer", thread.to_string())];
         Ledger {
             consumed: by_topic(&self.consumed),
             skipped: by_topic(&self.skipped),
@@ -84,7 +116,11 @@ impl Registered {
             commits: self.commits.clone(),
             commit_failures: self.commit_failures.clone(),
             repositions: self.repositions.clone(),
-            lag: self.lag.get_or_create(&[("consumer", thread.to_string())]).clone(),
+            lag: self.lag.get_or_create(&consumer).clone(),
+            rosters_fetched: self.rosters_fetched.clone(),
+            records_shed: self.records_shed.clone(),
+            roster_bytes: self.roster_bytes.get_or_create(&consumer).clone(),
+            records_held: self.records_held.get_or_create(&consumer).clone(),
         }
     }
 }

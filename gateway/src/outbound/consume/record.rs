@@ -1,12 +1,15 @@
 //! From a record's parts to what the shards are mailed, pure.
 
+use super::roster::Change;
 use crate::mail::Priority;
 use crate::outbound::offsets::ShardSet;
-use proto::Uuid;
+use proto::client::event::Kind;
+use proto::client::server_frame::Frame;
+use proto::client::{Event, ServerFrame};
 use proto::headers::{self, HeaderError};
 use proto::id::{self, IdError};
 use proto::limits::{INLINE_RECIPIENTS_MAX, RECORD_VALUE_BYTES_MAX};
-use proto::topics;
+use proto::{Message, Uuid, topics};
 
 /// What is done with the records of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(super) enum RecordError {
     NoRecipients,
     #[error("the record has {0} recipients; at most {INLINE_RECIPIENTS_MAX} are allowed")]
     TooManyRecipients(usize),
+    #[error("the members of too many large conversations are being asked for")]
+    TooManyLarge,
     #[error("the record's value is {0} bytes; 1 to {RECORD_VALUE_BYTES_MAX} are allowed")]
     ValueSize(usize),
     #[error("the record's value is no encoded ServerFrame that holds one Event")]
@@ -55,6 +60,8 @@ pub(super) enum RecordError {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Headers<'a> {
     pub(super) recipients: &'a [u8],
+    /// Of a record for more recipients than it can name: how many they are.
+    pub(super) member_count: u32,
     pub(super) sequence_number: u64,
     pub(super) created_at_us: u64,
     pub(super) priority: Priority,
@@ -71,6 +78,10 @@ impl<'a> Headers<'a> {
             let Ok(name) = std::str::from_utf8(name) else { continue };
             match name {
                 headers::RECIPIENTS => read.recipients = value,
+                headers::MEMBER_COUNT => {
+                    let count = headers::number(headers::MEMBER_COUNT, value)?;
+                    read.member_count = u32::try_from(count).unwrap_or(u32::MAX);
+                }
                 headers::SEQUENCE_NUMBER => {
                     read.sequence_number = headers::number(headers::SEQUENCE_NUMBER, value)?;
                 }
@@ -92,6 +103,36 @@ impl<'a> Headers<'a> {
         }
         Ok(read)
     }
+
+    /// The recipients that the record names.
+    pub(super) fn named(&self) -> Result<impl ExactSizeIterator<Item = Uuid>, IdError> {
+        id::unpack(headers::RECIPIENTS, self.recipients)
+    }
+}
+
+pub(super) fn check_named(recipients: usize) -> Result<(), RecordError> {
+    match recipients {
+        0 => Err(RecordError::NoRecipients),
+        1..=INLINE_RECIPIENTS_MAX => Ok(()),
+        count => Err(RecordError::TooManyRecipients(count)),
+    }
+}
+
+/// Who comes and goes with an event that changes who is a member.
+pub(super) fn change(value: &[u8]) -> Result<Change, RecordError> {
+    let frame = ServerFrame::decode(value).map_err(|_| RecordError::NoEvent)?;
+    let Some(Frame::Event(Event { kind: Some(Kind::MembershipChanged(changed)), .. })) =
+        frame.frame
+    else {
+        return Err(RecordError::NoEvent);
+    };
+    let ids = |field, ids: &[Vec<u8>]| {
+        ids.iter().map(|it| id::from_field(field, it)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Change {
+        added: ids("added_user_ids", &changed.added_user_ids)?,
+        removed: ids("removed_user_ids", &changed.removed_user_ids)?,
+    })
 }
 
 /// Checks a value as far as that costs nothing: its size, and that it is one field, the event, from
@@ -146,13 +187,7 @@ impl Router {
         mut deliver: impl FnMut(u16, Box<[Uuid]>),
     ) -> Result<ShardSet, RecordError> {
         let users = id::unpack(headers::RECIPIENTS, recipients)?;
-        match users.len() {
-            0 => return Err(RecordError::NoRecipients),
-            count if count > INLINE_RECIPIENTS_MAX => {
-                return Err(RecordError::TooManyRecipients(count));
-            }
-            _ => {}
-        }
+        check_named(users.len())?;
         let mut concerned = ShardSet::default();
         for user in users {
             let shard = home(&user);
@@ -171,17 +206,15 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::Message;
-    use proto::client::{Event, ServerFrame, server_frame};
 
     fn value(text_bytes: usize) -> Vec<u8> {
         let message = proto::client::Message { text: "x".repeat(text_bytes), ..Default::default() };
         let event = Event {
             conversation_id: vec![1; 16],
-            kind: Some(proto::client::event::Kind::Message(message)),
+            kind: Some(Kind::Message(message)),
             ..Event::default()
         };
-        let frame = Some(server_frame::Frame::Event(event));
+        let frame = Some(Frame::Event(event));
         ServerFrame { request_id: 0, frame }.encode_to_vec()
     }
 
@@ -212,17 +245,19 @@ mod tests {
 
     #[test]
     fn headers_are_read_and_a_bad_number_is_named() {
-        let pairs: [(&[u8], &[u8]); 7] = [
+        let pairs: [(&[u8], &[u8]); 8] = [
             (b"event-type", b"membership"),
             (b"priority", b"ephemeral"),
             (b"sequence-number", b"7"),
             (b"created-at-us", b"8"),
             (b"recipients", b"abc"),
+            (b"member-count", b"9"),
             (b"\xff", b"\xff"),
             (b"later", b""),
         ];
         let expected = Headers {
             recipients: b"abc",
+            member_count: 9,
             sequence_number: 7,
             created_at_us: 8,
             priority: Priority::Ephemeral,

@@ -3,6 +3,7 @@
 //! and publish to them); `REALCHAT_TEST_KAFKA_RESTART` is a shell command that kills and restarts it.
 
 use super::*;
+use crate::audience::Audience;
 use crate::limits::KAFKA_COMMIT_MS;
 use crate::mail::Mail;
 use crate::mailbox::pair;
@@ -25,6 +26,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const SECRET: &str = "a secret of enough bytes";
 const SHARDS: usize = 3;
 const PARTITIONS: i32 = 3;
 
@@ -90,6 +92,7 @@ struct Delivered {
 struct Seen {
     delivered: Vec<Delivered>,
     present: Vec<(u16, Uuid)>,
+    missed: Vec<(Uuid, u64, u64)>,
 }
 
 /// A gateway without sockets: the Kafka threads, and shards that note what they are mailed.
@@ -108,7 +111,14 @@ struct Gateway {
 
 impl Gateway {
     fn start(brokers: &str, instance: &str) -> Self {
+        Self::beside(brokers, instance, "127.0.0.1:1")
+    }
+
+    /// With a chatd at this address.
+    fn beside(brokers: &str, instance: &str, chatd: &str) -> Self {
         let variables = HashMap::from([
+            ("REALCHAT_GATEWAY_CHATD_LINK".to_owned(), chatd.to_owned()),
+            ("REALCHAT_GATEWAY_LINK_SECRET".to_owned(), SECRET.to_owned()),
             ("REALCHAT_GATEWAY_KAFKA_BROKERS".to_owned(), brokers.to_owned()),
             ("REALCHAT_GATEWAY_KAFKA_CONSUMERS".to_owned(), "2".to_owned()),
         ]);
@@ -178,13 +188,17 @@ fn note(shard: u16, letter: Mail, seen: &Mutex<Seen>, progress: &Progress) {
             shard,
             conversation: delivery.conversation,
             sequence_number: delivery.sequence_number,
-            recipients: delivery.recipients.into(),
+            recipients: delivery.recipients.to_vec(),
             frame: delivery.frame.into(),
             priority: delivery.priority,
         }),
         Mail::Presence { user, .. } => seen.lock().unwrap().present.push((shard, user)),
         Mail::Ticket { consumer, ticket } => progress.store(consumer, shard, ticket),
-        Mail::Tail { .. } => {}
+        Mail::Tail { .. } | Mail::Late { .. } => {}
+        Mail::Missed(missed) => {
+            let told = missed.recipients.iter().map(|user| (*user, missed.from, missed.to));
+            seen.lock().unwrap().missed.extend(told);
+        }
         _ => panic!("a letter of another kind"),
     }
 }
@@ -376,7 +390,12 @@ fn presence_reaches_every_shard_and_membership_the_audiences() {
     let now_ms = gateway.audiences.now_ms();
     let question = || TypingSession::example(user);
     let _ = gateway.audiences.lock().find(conversation, user, question(), now_ms);
-    gateway.audiences.lock().answered(conversation, user, Some(vec![user]), now_ms);
+    gateway.audiences.lock().answered(
+        conversation,
+        user,
+        Some(Audience::new(&[user], false)),
+        now_ms,
+    );
     producing.raw(topics::MEMBERSHIP, conversation.as_bytes(), &value(conversation, 1), &[]);
     let start = Instant::now();
     let ask = crate::audience::Found::Ask;
@@ -584,3 +603,5 @@ fn a_broker_that_is_killed_and_comes_back_costs_no_event() {
     let (offsets, ends) = committed(&brokers, &instance);
     assert_eq!(offsets, ends);
 }
+
+mod large;

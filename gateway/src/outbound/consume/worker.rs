@@ -3,6 +3,8 @@
 
 use super::client::{self, Commit, Consumer};
 use super::direct::Direct;
+use super::fetch::Fetcher;
+use super::held::{self, Crowds};
 use super::incoming::Incoming;
 use super::ledger::Ledger;
 use super::native;
@@ -11,11 +13,11 @@ use super::record::{self, Purpose, RecordError, Router, TAILED};
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
-    KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX,
+    HELD_POLL_MS, KAFKA_ASK_MS_MAX, KAFKA_BATCH_RECORDS_MAX, KAFKA_COMMIT_MS, KAFKA_COMMIT_MS_MAX,
     KAFKA_DIRECT_RETRY_MS, KAFKA_POLL_MS, KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS,
     KAFKA_SETTLE_MS_MAX, UNWANTED_LETTERS_MAX,
 };
-use crate::mail::{Delivery, Mail};
+use crate::mail::{Delivery, Mail, Recipients};
 use crate::mailbox::Mailboxes;
 use crate::outbound::offsets::{ShardSet, Tracker};
 use crate::outbound::publish::{DeadLetter, Publisher};
@@ -33,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(KAFKA_POLL_MS);
+const HELD_POLL: Duration = Duration::from_millis(HELD_POLL_MS);
 const COMMIT: Duration = Duration::from_millis(KAFKA_COMMIT_MS);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(KAFKA_COMMIT_MS_MAX);
 const RECOMMIT: Duration = Duration::from_millis(KAFKA_RECOMMIT_MS);
@@ -67,18 +70,20 @@ pub(super) struct Worker {
 }
 
 /// Everything but the consumer, whose records are borrowed from it while they are routed.
-struct Routing {
+pub(super) struct Routing {
     thread: u16,
-    shared: Shared,
-    ledger: Ledger,
+    pub(super) shared: Shared,
+    pub(super) ledger: Ledger,
     router: Router,
-    partitions: Vec<Position>,
-    tracker: Tracker,
-    ticket: u64,
+    /// Of a thread that reads the log.
+    pub(super) crowds: Option<Crowds>,
+    pub(super) partitions: Vec<Position>,
+    pub(super) tracker: Tracker,
+    pub(super) ticket: u64,
     /// Shards that the batch in hand concerned so far, and those of them where a recipient may have
     /// a session.
-    concerned: ShardSet,
-    wanted: ShardSet,
+    pub(super) concerned: ShardSet,
+    pub(super) wanted: ShardSet,
     /// Shards that have letters and were not woken for them, and how many records those are of.
     unheard: ShardSet,
     unheard_records: usize,
@@ -95,13 +100,16 @@ impl Worker {
         shared: Shared,
         ledger: Ledger,
         added: Receiver<Position>,
+        fetcher: Option<Fetcher>,
     ) -> Self {
+        let crowds = fetcher.map(|it| Crowds::new(shared.mailboxes.len(), it));
         let router = Router::new(shared.mailboxes.len());
         let routing = Routing {
             thread,
             shared,
             ledger,
             router,
+            crowds,
             partitions: Vec::new(),
             tracker: Tracker::default(),
             ticket: 0,
@@ -219,8 +227,11 @@ impl Worker {
 
     fn batch(&mut self) {
         let Self { consumer, direct, routing, out_of_range, .. } = self;
+        routing.take_answers();
+        let awaits = routing.crowds.as_ref().is_some_and(Crowds::are_awaited);
+        let mut patience = if awaits { HELD_POLL } else { POLL };
         if let Some(direct) = direct {
-            let outcome = direct.poll(POLL, |partition, record| {
+            let outcome = direct.poll(patience, |partition, record| {
                 routing.take(&Incoming::fetched(partition, record));
                 if routing.records >= KAFKA_BATCH_RECORDS_MAX {
                     routing.end_batch();
@@ -233,7 +244,6 @@ impl Worker {
             }
             return;
         }
-        let mut patience = POLL;
         for _ in 0..KAFKA_BATCH_RECORDS_MAX {
             match consumer.poll(patience) {
                 Some(Ok(message)) => routing.take(&Incoming::of_library(&message)),
@@ -371,7 +381,7 @@ impl Routing {
         let place = TAILED.iter().position(|it| it.0 == topic).unwrap_or_default();
         self.ledger.consumed[place].inc();
         let mut unwanted = ShardSet::default();
-        let shards = self.route(purpose, message, &mut unwanted).unwrap_or_else(|error| {
+        let shards = self.route(index, purpose, message, &mut unwanted).unwrap_or_else(|error| {
             self.ledger.skipped[place].inc();
             self.skip(message, &error.to_string());
             ShardSet::default()
@@ -404,6 +414,7 @@ impl Routing {
     /// The shards that were mailed; of them, in `unwanted`, those that need not be woken.
     fn route(
         &mut self,
+        index: usize,
         purpose: Purpose,
         message: &Incoming<'_>,
         unwanted: &mut ShardSet,
@@ -425,6 +436,11 @@ impl Routing {
         let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
         let partition = u16::try_from(message.partition).unwrap_or(u16::MAX);
         let offset = message.offset;
+        let is_log = self.partitions[index].topic == topics::MESSAGE_CREATED;
+        if is_log && self.crowds.as_ref().is_some_and(|it| it.concern(&id, &headers)) {
+            let delivery = held::undirected(id, &headers, frame, (partition, offset));
+            return self.take_large(index, &headers, delivery);
+        }
         self.router.route(
             headers.recipients,
             |user| mailboxes.home(user),
@@ -432,7 +448,7 @@ impl Routing {
                 ledger.deliveries.inc();
                 ledger.recipients.inc_by(recipients.len() as u64);
                 let delivery = Delivery {
-                    recipients,
+                    recipients: Recipients::Own(recipients),
                     frame: frame.clone(),
                     conversation,
                     sequence_number: headers.sequence_number,

@@ -7,7 +7,7 @@ const B: Uuid = Uuid::from_u128(11);
 
 fn delivery(conversation: Uuid, sequence_number: u64, offset: i64, users: &[Uuid]) -> Delivery {
     Delivery {
-        recipients: users.into(),
+        recipients: Recipients::Own(users.into()),
         frame: Bytes::from(vec![u8::try_from(sequence_number).unwrap(); 100]),
         conversation,
         sequence_number,
@@ -152,4 +152,47 @@ fn what_is_answered_is_what_was_missed_for_any_seed() {
             (seen, watermark) = (last, recent.watermark());
         }
     }
+}
+
+#[test]
+fn what_may_come_late_is_not_claimed_before_it_came() {
+    let mut recent = started();
+    recent.late(0, Some(100));
+    recent.add(delivery(B, 1, 60, &[ALICE]));
+    recent.add(Delivery { partition: 0, ..delivery(B, 2, 105, &[ALICE]) });
+    assert_eq!(recent.watermark(), Watermark::encode(7, &[100, 61]));
+    let watermark = recent.watermark();
+    recent.add(delivery(A, 1, 100, &[ALICE]));
+    recent.late(0, None);
+    assert_eq!(recent.watermark(), Watermark::encode(7, &[106, 61]));
+    let since = numbers(recent.since(&ALICE, &watermark, &[cursor(A, 0)], 10));
+    assert_eq!(since, Some(vec![(A, 1)]));
+}
+
+#[test]
+fn recipients_that_events_share_are_counted_once_and_until_the_last_is_forgotten() {
+    let all: std::sync::Arc<[Uuid]> = (1..=1_000).map(Uuid::from_u128).collect();
+    let part = |from, to| Recipients::Shared { all: all.clone(), from, to };
+    let shared = |number: u64| Delivery {
+        recipients: part(0, 10),
+        ..delivery(A, number, 99 + i64::try_from(number).unwrap(), &[])
+    };
+    let mut recent = started();
+    recent.add(shared(1));
+    let one = recent.bytes();
+    assert!(one > 16_000);
+    recent.add(shared(2));
+    assert!(recent.bytes() - one < 1_000);
+    let found =
+        recent.since(&Uuid::from_u128(900), &Watermark::encode(7, &[100, 50]), &[cursor(A, 0)], 10);
+    assert_eq!(numbers(found), Some(vec![(A, 1), (A, 2)]), "who is in another part");
+    let mut recent = Recent::new(one + 100);
+    recent.advance(7, &[(0, 100)], false);
+    for number in 1..=20 {
+        recent.add(shared(number));
+        assert!(recent.bytes() <= one + 100);
+    }
+    assert_eq!(recent.bytes(), one);
+    recent.add(Delivery { recipients: Recipients::Own(Box::default()), ..shared(21) });
+    assert!(recent.bytes() < 1_000 && recent.shared.is_empty());
 }

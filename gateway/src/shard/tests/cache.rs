@@ -101,3 +101,37 @@ fn what_the_cache_does_not_know_is_asked_of_chatd() {
     assert_eq!(synced(&mut client).verdicts[0].complete_to_sequence_number, 10);
     gateway.stop();
 }
+
+#[test]
+fn the_watermark_is_told_with_the_heartbeat_while_it_changes() {
+    let gateway = Gateway::start(1, |settings| settings.ping_ms = 400);
+    let user = proto::id::new();
+    tail(&gateway, &[(0, 0)]);
+    let (mut client, welcome) = welcomed(&gateway, user, gateway.hello(user));
+    let mut text = Client::greeted(&gateway, user, false);
+    gateway.deliver(user, event(A, 1));
+    tail(&gateway, &[(0, 2)]);
+    assert_eq!(client.next_sequence_number(), 1);
+    let (0, Down::Watermark(told)) = client.next() else { panic!("a watermark is awaited") };
+    assert!(!told.watermark.is_empty() && told.watermark != welcome.watermark);
+    assert_eq!(text.next_sequence_number(), 1);
+    let (0, Down::Watermark(same)) = text.next() else { panic!("a watermark is awaited") };
+    assert_eq!(same, told);
+    // It stays as it is: heartbeats come alone. What the first one left out may still be told.
+    let before = client.pings;
+    let mut told_again = 0;
+    while client.pings < before + 3 {
+        match client.socket.read().unwrap() {
+            tungstenite::Message::Ping(_) => client.pings += 1,
+            _ => told_again += 1,
+        }
+    }
+    assert!(told_again <= 1, "{told_again} watermarks with 3 heartbeats");
+    client.close();
+    // It is as good as a welcome's.
+    gateway.deliver(user, event(A, 2));
+    let (mut client, _) = welcomed(&gateway, user, resuming(&gateway, user, &told.watermark, 1));
+    assert_eq!(client.next_sequence_number(), 2);
+    assert_eq!(synced(&mut client).verdicts[0].complete_to_sequence_number, 2);
+    gateway.stop();
+}

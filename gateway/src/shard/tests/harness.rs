@@ -111,6 +111,9 @@ pub(super) fn settings() -> Settings {
         ring_entries: 256,
         ring_bytes_max: 1 << 20,
         handshake_ms: 5_000,
+        body_ms: 5_000,
+        answer_ms: 5_000,
+        keep_alive_ms: 5_000,
         hello_ms: 5_000,
         ping_ms: 54_000,
         pong_ms: 60_000,
@@ -214,7 +217,7 @@ impl Gateway {
 
     pub(super) fn delivery(&self, recipients: Vec<Uuid>, event: Event) -> Delivery {
         Delivery {
-            recipients: recipients.into(),
+            recipients: crate::mail::Recipients::Own(recipients.into()),
             conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
             sequence_number: event.sequence_number,
             priority: crate::mail::Priority::Normal,
@@ -233,6 +236,10 @@ impl Gateway {
 
     pub(super) fn next_ask(&self) -> Ask {
         self.asks.recv_timeout(PATIENCE).unwrap()
+    }
+
+    pub(super) fn no_ask(&self) -> bool {
+        self.asks.is_empty()
     }
 
     pub(super) fn next_change(&self) -> Change {
