@@ -35,7 +35,9 @@ impl Shard {
     /// since. Nor is who misses something: the watermark would claim that it came.
     pub(super) fn tell_watermark(&mut self, slot: u32) {
         let Told { changed_at_ms, .. } = self.watermark;
-        if changed_at_ms == 0 || changed_at_ms + self.settings.ping_ms < self.now.ms {
+        // Heartbeats may be late: rather told twice than not at all.
+        let known_after_ms = self.settings.ping_ms + self.settings.ping_ms / 2;
+        if changed_at_ms == 0 || changed_at_ms + known_after_ms < self.now.ms {
             return;
         }
         let Some(connection) = self.table.get(slot).filter(|it| !it.blocked) else { return };

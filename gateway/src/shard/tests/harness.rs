@@ -112,7 +112,8 @@ pub(super) fn settings() -> Settings {
         ring_bytes_max: 1 << 20,
         handshake_ms: 5_000,
         body_ms: 5_000,
-        answer_ms: 5_000,
+        // Longer than a drain: what is not answered is dropped by that.
+        answer_ms: 60_000,
         keep_alive_ms: 5_000,
         hello_ms: 5_000,
         ping_ms: 54_000,
@@ -407,10 +408,14 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
+    /// The next event's; watermarks come when they come.
     pub(super) fn next_sequence_number(&mut self) -> u64 {
-        match self.next() {
-            (0, Down::Event(event)) => event.sequence_number,
-            other => panic!("an event is awaited, {other:?} came"),
+        loop {
+            match self.next() {
+                (0, Down::Event(event)) => return event.sequence_number,
+                (0, Down::Watermark(_)) => {}
+                other => panic!("an event is awaited, {other:?} came"),
+            }
         }
     }
 
