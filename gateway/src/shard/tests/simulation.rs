@@ -31,7 +31,7 @@ use proto::{Message, Uuid};
 use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -93,6 +93,13 @@ struct World {
     met: Met,
 }
 
+/// Shards share their ports, and so would worlds side by side that were given the same one: each has a
+/// loopback address of its own.
+fn own_address(seed: u64) -> Ipv4Addr {
+    let [.., third, fourth] = seed.to_be_bytes();
+    Ipv4Addr::new(127, 1, third, fourth)
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let random = Rng::with_seed(seed);
@@ -113,7 +120,7 @@ impl World {
             metrics: GatewayMetrics::register(1, &daemon::Metrics::new("gateway")),
             beyond: Box::new(Notebook(sender)),
         };
-        let bound = Bound::new(&["127.0.0.1:0".to_owned()], &[], 1).unwrap();
+        let bound = Bound::new(&[format!("{}:0", own_address(seed))], &[], 1).unwrap();
         let address = bound.addresses[0].1;
         mailboxes.get(0).send(Mail::Keys(Arc::new(verifier()))).unwrap();
         let listeners = bound.listen().unwrap().remove(0);
