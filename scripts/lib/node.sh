@@ -44,6 +44,10 @@ use_node_package() {
   PATH=$cache/node_modules/$name/bin:$PATH
 }
 
+ensure_curl() {
+  if ! command -v curl >/dev/null; then install_packages curl; fi
+}
+
 ensure_browser() {
   if ! command -v chromium >/dev/null; then install_packages chromium; fi
 }
