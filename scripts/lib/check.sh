@@ -24,3 +24,15 @@ prints() { # TEXT COMMAND...
   output=$("$@" 2>&1) || wrong "$* failed: $output"
   [[ $output == *"$text"* ]] || wrong "$* printed '$output', not '$text'"
 }
+
+# A command of the client, by the person of that name; it prints JSON.
+at() { # URL NAME COMMAND...
+  local url=$1 name=$2
+  shift 2
+  "$BINARIES/realchat" --server "$url" --as "$name" --json "$@"
+}
+
+# One field of the JSON object on standard input.
+field() { # NAME
+  sed -n -E "s/.*\"$1\":\"?([^\",}]*)\"?.*/\1/p" | head -n 1
+}

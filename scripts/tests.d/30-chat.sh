@@ -13,16 +13,6 @@ read -r first second <<<"$REALCHAT_URLS"
 unique=$(random_hex 4)
 ann=ann-$unique ben=ben-$unique
 
-at() { # URL NAME COMMAND...
-  local url=$1 name=$2
-  shift 2
-  "$BINARIES/realchat" --server "$url" --as "$name" --json "$@"
-}
-
-field() { # NAME: of the JSON object on standard input
-  sed -n -E "s/.*\"$1\":\"?([^\",}]*)\"?.*/\1/p" | head -n 1
-}
-
 at "$first" "$ann" register --password "password of $ann" >/dev/null
 at "$second" "$ben" register --password "password of $ben" >/dev/null
 conversation=$(at "$first" "$ann" create --title Tea --member "$ben" | field conversation_id)

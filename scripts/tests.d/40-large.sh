@@ -23,16 +23,6 @@ read -r first second <<<"$REALCHAT_URLS"
 unique=$(random_hex 4)
 ann=ann-$unique ben=ben-$unique
 
-at() { # URL NAME COMMAND...
-  local url=$1 name=$2
-  shift 2
-  "$BINARIES/realchat" --server "$url" --as "$name" --json "$@"
-}
-
-field() { # NAME: of the JSON object on standard input
-  sed -n -E "s/.*\"$1\":\"?([^\",}]*)\"?.*/\1/p" | head -n 1
-}
-
 # Ids of people whom nobody has seen yet, as JSON.
 people() { # COUNT
   od -An -v -tx1 -w16 -N $((16 * $1)) /dev/urandom | tr -d ' ' |

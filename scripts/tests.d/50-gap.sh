@@ -21,16 +21,6 @@ trap finish EXIT
 unique=$(random_hex 4)
 ann=ann-$unique ben=ben-$unique
 
-at() { # URL NAME COMMAND...
-  local url=$1 name=$2
-  shift 2
-  "$BINARIES/realchat" --server "$url" --as "$name" --json "$@"
-}
-
-field() { # NAME: of the JSON object on standard input
-  sed -n -E "s/.*\"$1\":\"?([^\",}]*)\"?.*/\1/p" | head -n 1
-}
-
 start_beside REALCHAT_GATEWAY_RING_OVERFLOW=gap REALCHAT_GATEWAY_RING_ENTRIES=16 ||
   wrong 'the gateway did not start'
 at "$REALCHAT_URL" "$ann" register --password "password of $ann" >/dev/null
