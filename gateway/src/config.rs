@@ -235,6 +235,13 @@ pub(crate) const KEYS: &[Key] = &[
               is half full, and its last eighth is for high priority and answers.",
     },
     Key {
+        name: "payload.bytes_max",
+        kind: Kind::Integer { min: 16_777_216, max: 1_099_511_627_776 },
+        default: "268435456",
+        doc: "Bytes of the events that wait for sockets, all sessions together, each event counted \
+              once for each shard; beyond, a session that has anything waiting counts as too slow.",
+    },
+    Key {
         name: "recovery.cache_bytes",
         kind: Kind::Integer { min: 0, max: 68_719_476_736 },
         default: "67108864",
@@ -306,6 +313,8 @@ pub(crate) struct Settings {
     pub(crate) ring_bytes_max: u32,
     pub(crate) overflow: Overflow,
     /// Of one shard.
+    pub(crate) payload_bytes_max: usize,
+    /// Of one shard.
     pub(crate) recent_bytes_max: usize,
     pub(crate) handshake_ms: u64,
     pub(crate) body_ms: u64,
@@ -360,6 +369,7 @@ impl Settings {
                 "gap" => Overflow::Gap,
                 _ => Overflow::Close,
             },
+            payload_bytes_max: config.count("payload.bytes_max") / shards.max(1),
             recent_bytes_max: config.count("recovery.cache_bytes") / shards.max(1),
             handshake_ms: config.integer("handshake_ms"),
             body_ms: config.integer("body_ms"),

@@ -235,7 +235,7 @@ pub(crate) const KAFKA_BATCH_RECORDS_MAX: usize = 256;
 /// Records of a batch after which the shards concerned are woken; the batch's end wakes them, too.
 pub(crate) const KAFKA_RING_RECORDS: usize = 32;
 /// How long a Kafka thread waits for a record before it does its housekeeping.
-pub(crate) const KAFKA_POLL_MS: u64 = 100;
+pub(crate) const KAFKA_POLL_MS: u64 = 500;
 /// How often offsets are committed.
 pub(crate) const KAFKA_COMMIT_MS: u64 = 1_000;
 /// A commit without an answer is given up after this time.
@@ -285,3 +285,16 @@ const _: () = assert!(KAFKA_RING_RECORDS <= KAFKA_BATCH_RECORDS_MAX);
 const _: () = assert!(KAFKA_FETCHED_KB_MAX * 1024 >= KAFKA_FETCH_BYTES_MAX);
 const _: () = assert!(HTTP_MS_MAX < ANSWER_MS_MAX);
 const _: () = assert!(PRESENCE_CHANGES_MAX <= PRESENCE_HEARTBEATS_MAX);
+
+/// User-space memory of an idle session: what the estimate at start counts with.
+pub(crate) const SESSION_BYTES: usize = 512;
+/// The same of its encryption.
+pub(crate) const TLS_SESSION_BYTES: usize = 8 * 1024;
+/// What a letter holds on the average: most are one event for many.
+pub(crate) const LETTER_BYTES: usize = 2 * 1024;
+/// The program, its threads' stacks as far as they are used, metrics, links and logs.
+pub(crate) const MEMORY_BASE_BYTES: usize = 48 * 1024 * 1024;
+/// Heaps of the C library.
+pub(crate) const HEAPS_MAX: i32 = 2;
+/// Descriptors for listeners, links, Kafka and logs.
+pub(crate) const DESCRIPTORS_BESIDE_SESSIONS: u64 = 1_024;

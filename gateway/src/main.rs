@@ -15,6 +15,7 @@
 mod allocations;
 mod attendance;
 mod audience;
+mod capacity;
 mod clock;
 mod close;
 mod config;

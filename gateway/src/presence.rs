@@ -28,8 +28,6 @@ use proto::Uuid;
 use proto::link::request::Request;
 use proto::link::response::Response;
 use proto::link::{PresenceReport, PresenceSession};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const BATCH: Duration = Duration::from_millis(PRESENCE_BATCH_MS);
@@ -47,6 +45,8 @@ enum Note {
     Change(PresenceChange),
     /// A shard's sessions: user, device, connection.
     Census(u16, Vec<(Uuid, Uuid, u64)>),
+    /// presenced may have forgotten everything.
+    LinkUp,
     Stop(Sender<()>),
 }
 
@@ -62,7 +62,6 @@ struct Worker {
     link: Client<()>,
     answers: Receiver<Result<Response, LinkError>>,
     /// The link came up: the census is due.
-    link_up: Arc<AtomicBool>,
     mailboxes: Mailboxes,
     gateway_id: String,
     run_id: Uuid,
@@ -90,7 +89,6 @@ pub(crate) fn start(
         "1 if the link to presenced is up, else 0",
         Gauge::<i64>::default(),
     );
-    let link_up = Arc::new(AtomicBool::new(false));
     // One report is on its way at a time; a late answer to one that was given up is made room for.
     let (answer, answers) = bounded(2);
     let settings = ClientSettings {
@@ -99,22 +97,24 @@ pub(crate) fn start(
         instance: instance.to_owned(),
         in_flight_max: 1,
     };
-    let flag = Arc::clone(&link_up);
+    let (notes, receiver) = bounded(PRESENCE_QUEUE_MAX);
+    let state_notes = notes.clone();
     let on_state = move |up: bool| {
         is_up.set(i64::from(up));
-        flag.store(up, Ordering::Release);
+        if up {
+            // Where it does not fit, the next census is at most an interval away.
+            let _ = state_notes.try_send(Note::LinkUp);
+        }
     };
     let on_answer = move |(), outcome| {
         let _ = answer.try_send(outcome);
     };
     let link = Client::start(settings, on_answer, on_state)
         .map_err(|error| format!("presenced.link: {error}"))?;
-    let (notes, receiver) = bounded(PRESENCE_QUEUE_MAX);
     let worker = Worker {
         notes: receiver,
         link,
         answers,
-        link_up,
         mailboxes,
         gateway_id: instance.to_owned(),
         run_id: proto::id::new(),
@@ -164,7 +164,7 @@ impl Worker {
         let mut census_at = Instant::now() + CENSUS;
         loop {
             let wake_at = flush_at.map_or(census_at, |at: Instant| at.min(census_at));
-            let patience = wake_at.saturating_duration_since(Instant::now()).min(BATCH);
+            let patience = wake_at.saturating_duration_since(Instant::now());
             match self.notes.recv_timeout(patience) {
                 Ok(Note::Change(change)) => {
                     batch.add(change);
@@ -175,6 +175,7 @@ impl Worker {
                     self.flush(&mut batch);
                     self.heartbeat(shard, sessions);
                 }
+                Ok(Note::LinkUp) => census_at = Instant::now(),
                 Ok(Note::Stop(done)) => {
                     self.flush(&mut batch);
                     let _ = done.send(());
@@ -190,7 +191,7 @@ impl Worker {
             if batch.is_empty() {
                 flush_at = None;
             }
-            if now >= census_at || self.link_up.swap(false, Ordering::AcqRel) {
+            if now >= census_at {
                 census_at = now + CENSUS;
                 for mailbox in self.mailboxes.iter() {
                     // A shard that has ended is one of a gateway that stops.

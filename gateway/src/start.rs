@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the shell: threads are started here")]
 
 use crate::audience::Audiences;
+use crate::capacity::{self, Memory};
 use crate::config::{self, Settings};
 use crate::inbound::listen::Bound;
 use crate::inbound::tls::{self, Files};
@@ -70,13 +71,15 @@ impl Beyond for Outside {
 pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let Context { config, health, metrics, instance } = context;
     health.require(CONDITION, "waiting for Kafka's positions and the verification keys");
-    raise_descriptor_limit(config.integer("sessions_max"));
+    capacity::bound_heaps();
+    capacity::raise_descriptor_limit(config.integer("sessions_max"));
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = config::shards(&config, cores.len());
     let bound = Bound::new(config.list("listen"), config.list("tls.listen"), shards)?;
     let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
     bound.limit_unsent(unsent_bytes)?;
     let settings = Arc::new(Settings::new(&config, &instance, shards)?);
+    Memory::of(&config, &settings, shards).check(capacity::machine_bytes())?;
     let tls = config::tls_files(&config)?;
     let certificate = tls.as_ref().map(tls::read_config).transpose()?;
     let sessions = settings.sessions_max.div_ceil(shards);
@@ -275,28 +278,5 @@ impl Running for Gateway {
             }
         }
         self.presence.stop();
-    }
-}
-
-/// A connection is a descriptor: the soft limit is raised as far as is needed and allowed.
-fn raise_descriptor_limit(sessions_max: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid rlimit that outlives the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return;
-    }
-    // Listeners, links, Kafka and logs need a few as well.
-    let wanted = sessions_max.saturating_add(1_024);
-    if limit.rlim_cur < wanted {
-        limit.rlim_cur = wanted.min(limit.rlim_max);
-        // SAFETY: `limit` is a valid rlimit that outlives the call.
-        let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
-        if !raised || limit.rlim_cur < wanted {
-            tracing::warn!(
-                descriptors = limit.rlim_cur,
-                wanted,
-                "the limit of open files (ulimit -n) is below sessions_max"
-            );
-        }
     }
 }

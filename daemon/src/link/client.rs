@@ -6,13 +6,14 @@ use crate::limits::{
     LINK_BACKOFF_MS_MAX, LINK_BACKOFF_MS_MIN, LINK_DEADLINE_TICK_MS, LINK_HANDSHAKE_MS_MAX,
     LINK_READ_BYTES, LINK_WRITE_MS_MAX,
 };
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select};
 use proto::Message;
 use proto::framing::{self, FrameReader};
 use proto::handshake::{self, HANDSHAKE_FRAME_BYTES_MAX};
 use proto::limits::LINK_FRAME_BYTES_MAX;
 use proto::link::{Challenge, Ready, Request, Response, request, response};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -215,12 +216,13 @@ fn talk<T: Send + 'static>(
     mut stream: Stream,
     reader: FrameReader,
 ) -> Ended {
-    let lost = Arc::new(AtomicBool::new(false));
+    // Never written to: it ends with the reading thread.
+    let (reads, lost) = bounded(0);
     let Ok(read_stream) = stream.try_clone() else { return Ended::Lost };
-    let (own, flag) = (Arc::clone(shared), Arc::clone(&lost));
+    let own = Arc::clone(shared);
     let spawned = std::thread::Builder::new().name("link-read".into()).spawn(move || {
         read_answers(&own, read_stream, reader);
-        flag.store(true, Ordering::Release);
+        drop(reads);
     });
     let Ok(reading) = spawned else { return Ended::Lost };
     shared.connected.store(true, Ordering::Release);
@@ -240,20 +242,22 @@ fn write_requests<T>(
     shared: &Shared<T>,
     outgoing: &Receiver<Request>,
     stream: &mut Stream,
-    lost: &AtomicBool,
+    lost: &Receiver<Infallible>,
 ) -> Ended {
     let tick = Duration::from_millis(LINK_DEADLINE_TICK_MS);
     let mut bytes = Vec::new();
     let mut expired_at = Instant::now();
     loop {
-        let first = match outgoing.recv_timeout(tick) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ended::NobodyAsks,
+        // Without a request there is no deadline to wake for.
+        let deadlines = if shared.pending().is_empty() { never() } else { after(tick) };
+        let first = select! {
+            recv(outgoing) -> request => match request {
+                Ok(request) => Some(request),
+                Err(_) => return Ended::NobodyAsks,
+            },
+            recv(lost) -> _ => return Ended::Lost,
+            recv(deadlines) -> _ => None,
         };
-        if lost.load(Ordering::Acquire) {
-            return Ended::Lost;
-        }
         if expired_at.elapsed() >= tick {
             expired_at = Instant::now();
             shared.expire(expired_at);

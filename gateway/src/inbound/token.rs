@@ -145,16 +145,17 @@ impl Verifier {
             return Err(TokenError::Malformed);
         }
         let digest = remembered::digest(token);
-        if let Some(claims) = self.remembered.find(&digest) {
-            let expired = claims.expires_at_s <= now_s;
-            return if expired { Err(TokenError::Expired) } else { Ok(claims) };
+        if !self.remembered.has(digest) {
+            self.verify_signature(token)?;
         }
-        let claims = self.verify_anew(token, now_s)?;
-        self.remembered.remember(&digest, &claims);
+        // The signature is good: what follows was said by the issuer.
+        let raw = insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
+        let claims = self.check(&raw, now_s)?;
+        self.remembered.remember(digest);
         Ok(claims)
     }
 
-    fn verify_anew(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
+    fn verify_signature(&self, token: &str) -> Result<(), TokenError> {
         if token.split('.').filter(|it| !it.is_empty()).count() != 3 {
             return Err(TokenError::Malformed);
         }
@@ -181,13 +182,10 @@ impl Verifier {
         let key = key.ok_or(TokenError::UnknownKey)?;
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         match crypto::verify(signature, message.as_bytes(), key, Algorithm::EdDSA) {
-            Ok(true) => {}
-            Ok(false) => return Err(TokenError::Signature),
-            Err(_) => return Err(TokenError::Malformed),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TokenError::Signature),
+            Err(_) => Err(TokenError::Malformed),
         }
-        // The signature is good: what follows was said by the issuer.
-        let raw = insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
-        self.check(&raw, now_s)
     }
 
     fn check(&self, raw: &RawClaims, now_s: u64) -> Result<Claims, TokenError> {

@@ -88,6 +88,18 @@ impl Payload {
         }
     }
 
+    /// What it takes, in all its forms.
+    fn size(&self) -> usize {
+        let source = match &self.source {
+            Source::Free => 0,
+            Source::Raw(bytes) | Source::Frame(bytes) => bytes.len(),
+        };
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            rare.binary_deflated.len() + rare.text_deflated.len() + rare.event.len()
+        });
+        source + self.binary.len() + self.text.len() + rare
+    }
+
     fn form(&self, encoding: Encoding) -> &[u8] {
         let rare = self.rare.as_ref();
         match encoding {
@@ -105,11 +117,14 @@ pub(crate) struct Payloads {
     slots: Vec<Payload>,
     free: Vec<u32>,
     deflater: Deflater,
+    /// Of all payloads that are referred to, in every form that was made of them.
+    bytes: usize,
 }
 
 impl Payloads {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), deflater: Deflater::default() }
+        let (slots, free) = (Vec::new(), Vec::new());
+        Self { slots, free, deflater: Deflater::default(), bytes: 0 }
     }
 
     /// Bytes for the socket as they are. The caller holds the one reference.
@@ -135,10 +150,14 @@ impl Payloads {
             Encoding::Json | Encoding::JsonDeflated => encode::text(frame, &mut payload.text),
             Encoding::Events => encode::event(frame, &mut payload.rare().event),
         }
+        self.bytes += payload.size();
         handle
     }
 
     fn add(&mut self, source: Source, created_at_us: u64) -> Handle {
+        if let Source::Raw(bytes) | Source::Frame(bytes) = &source {
+            self.bytes += bytes.len();
+        }
         if let Some(index) = self.free.pop() {
             let payload = &mut self.slots[index as usize];
             payload.source = source;
@@ -171,6 +190,10 @@ impl Payloads {
             Source::Raw(bytes) => return Some(bytes.len()),
             Source::Frame(bytes) => bytes,
         };
+        if !payload.form(encoding).is_empty() {
+            return Some(payload.form(encoding).len());
+        }
+        let before = payload.size();
         match encoding {
             Encoding::Proto | Encoding::ProtoDeflated => {
                 if payload.binary.is_empty() {
@@ -191,6 +214,7 @@ impl Payloads {
             }
         }
         payload.deflate(encoding, &mut self.deflater);
+        self.bytes += payload.size() - before;
         Some(payload.form(encoding).len())
     }
 
@@ -249,6 +273,7 @@ impl Payloads {
         if payload.references > 0 {
             return;
         }
+        self.bytes -= payload.size();
         payload.source = Source::Free;
         payload.rare = None;
         let kept = self.free.len() < PAYLOADS_KEPT;
@@ -260,6 +285,11 @@ impl Payloads {
             }
         }
         self.free.push(handle.0);
+    }
+
+    /// Bytes of the payloads that are referred to, in every form that was made of them.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.bytes
     }
 
     /// Payloads that are referred to.
@@ -289,13 +319,20 @@ mod tests {
             [0x82, u8::try_from(binary - 2).unwrap()]
         );
         payloads.prepare(handle, Encoding::Json).unwrap();
-        let text = &payloads.bytes(handle, Encoding::Json)[2..];
+        let text = payloads.bytes(handle, Encoding::Json)[2..].to_vec();
         assert_eq!(text, proto::json::encode_server_frame(&goaway()).as_bytes());
+        let (once, held) = (goaway().encode_to_vec().len(), payloads.bytes_held());
+        assert_eq!(held, once + binary + 2 + text.len());
+        payloads.prepare(handle, Encoding::Json).unwrap();
         payloads.retain(handle);
         payloads.release(handle);
-        assert_eq!(payloads.live(), 1);
+        assert_eq!((payloads.live(), payloads.bytes_held()), (1, held));
         payloads.release(handle);
-        assert_eq!(payloads.live(), 0);
+        assert_eq!((payloads.live(), payloads.bytes_held()), (0, 0));
+        let reply = payloads.add_reply(&goaway(), Encoding::Proto);
+        assert_eq!(payloads.bytes_held(), binary);
+        payloads.release(reply);
+        assert_eq!(payloads.bytes_held(), 0);
         assert_eq!(payloads.add_raw(Bytes::from_static(b"x")), handle);
         assert_eq!(payloads.bytes(handle, Encoding::Json), b"x");
     }

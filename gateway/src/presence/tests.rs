@@ -7,6 +7,7 @@ use daemon::config::load_from;
 use daemon::link::{Handler, Incoming, Reply, Server, ServerSettings, serve};
 use proto::client::Accepted;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SECRET: &str = "a secret of enough bytes";

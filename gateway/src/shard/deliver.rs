@@ -146,7 +146,12 @@ impl Shard {
         };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let queued = self.rings.queued(connection.ring);
-        let verdict = ring::verdict(queued, bytes, priority, self.rings.limits());
+        let mut limits = self.rings.limits();
+        if self.payloads.bytes_held() > self.settings.payload_bytes_max {
+            // Who has something waiting pays for what all together have.
+            limits.bytes_max = 0;
+        }
+        let verdict = ring::verdict(queued, bytes, priority, limits);
         if verdict == Verdict::Take {
             self.payloads.retain(handle);
             self.rings.push(&mut connection.ring, handle, bytes);

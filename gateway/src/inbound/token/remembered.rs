@@ -1,33 +1,39 @@
 //! Tokens whose signature was found good, so that a device that connects again soon costs no second
 //! verification: most of what opening a connection costs. All shards share one table of a fixed size,
-//! without a lock. A token is known by its SHA-256 alone; a newer one takes an older one's place.
+//! without a lock. A token is known by half of its SHA-256 alone, 128 bits: nobody can make another
+//! token of the same (a second preimage), and what it says is read from the token itself.
 
-use super::Claims;
 use crate::limits::TOKENS_REMEMBERED;
-use proto::Uuid;
 use sha2::{Digest as _, Sha256};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-const DIGEST_WORDS: usize = 4;
-/// The digest, user and device, and the time at which the token expires.
-const WORDS: usize = DIGEST_WORDS + 2 + 2 + 1;
-
-pub(super) type Digest = [u64; DIGEST_WORDS];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digest(u64, u64);
 
 pub(super) fn digest(token: &str) -> Digest {
     let bytes: [u8; 32] = Sha256::digest(token).into();
     let (words, _) = bytes.as_chunks();
-    std::array::from_fn(|index| u64::from_le_bytes(words[index]))
+    Digest(u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]))
 }
 
-/// One token, behind a sequence lock: who writes makes the version odd meanwhile.
+/// One token. Both halves are read and written one after the other: halves of two tokens that meet so
+/// are no token's, but by a second preimage.
 #[derive(Default)]
-struct Cell {
-    version: AtomicU64,
-    words: [AtomicU64; WORDS],
+struct Cell(AtomicU64, AtomicU64);
+
+impl Cell {
+    fn get(&self) -> Digest {
+        Digest(self.0.load(Ordering::Relaxed), self.1.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, digest: Digest) {
+        self.0.store(digest.0, Ordering::Relaxed);
+        self.1.store(digest.1, Ordering::Relaxed);
+    }
 }
 
 pub(super) struct Remembered {
+    /// Pairs: a token is in either cell of its pair.
     cells: Box<[Cell]>,
 }
 
@@ -41,69 +47,25 @@ impl Remembered {
         Self { cells: Box::default() }
     }
 
-    /// What a token of this digest says, if its signature was found good before.
-    pub(super) fn find(&self, digest: &Digest) -> Option<Claims> {
-        self.places(digest).find_map(|cell| cell.read().filter(|it| it.0 == *digest)).map(|it| it.1)
+    /// Whether a token of this digest was remembered.
+    pub(super) fn has(&self, digest: Digest) -> bool {
+        self.pair(digest).is_some_and(|pair| pair.iter().any(|cell| cell.get() == digest))
     }
 
-    /// Takes an empty place, or that of the token that expires first.
-    pub(super) fn remember(&self, digest: &Digest, claims: &Claims) {
-        let expiry = |cell: &&Cell| cell.words[WORDS - 1].load(Ordering::Relaxed);
-        if let Some(cell) = self.places(digest).min_by_key(expiry) {
-            cell.write(digest, claims);
+    /// Takes the place of the older one of two.
+    pub(super) fn remember(&self, digest: Digest) {
+        let Some([newer, older]) = self.pair(digest) else { return };
+        let moved = newer.get();
+        if moved != digest {
+            older.set(moved);
+            newer.set(digest);
         }
     }
 
-    fn places(&self, digest: &Digest) -> impl Iterator<Item = &Cell> {
-        let mask = self.cells.len().wrapping_sub(1);
-        let index = usize::try_from(digest[0] & u64::from(u32::MAX)).unwrap_or_default() & mask;
-        [index, index ^ 1].into_iter().filter_map(|index| self.cells.get(index))
-    }
-}
-
-impl Cell {
-    /// None while it is empty, and while another thread writes to it.
-    fn read(&self) -> Option<(Digest, Claims)> {
-        let version = self.version.load(Ordering::Acquire);
-        if version == 0 || version % 2 == 1 {
-            return None;
-        }
-        let words: [u64; WORDS] =
-            std::array::from_fn(|index| self.words[index].load(Ordering::Relaxed));
-        fence(Ordering::Acquire);
-        if self.version.load(Ordering::Relaxed) != version {
-            return None;
-        }
-        let [a, b, c, d, user_high, user_low, device_high, device_low, expires_at_s] = words;
-        let claims = Claims {
-            user: Uuid::from_u64_pair(user_high, user_low),
-            device: Uuid::from_u64_pair(device_high, device_low),
-            expires_at_s,
-        };
-        Some(([a, b, c, d], claims))
-    }
-
-    /// Does nothing while another thread writes.
-    fn write(&self, digest: &Digest, claims: &Claims) {
-        let version = self.version.load(Ordering::Relaxed);
-        let (taken, done) = (version.wrapping_add(1), version.wrapping_add(2));
-        if version % 2 == 1
-            || self
-                .version
-                .compare_exchange(version, taken, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
-        {
-            return;
-        }
-        fence(Ordering::Release);
-        let [a, b, c, d] = *digest;
-        let (user_high, user_low) = claims.user.as_u64_pair();
-        let (device_high, device_low) = claims.device.as_u64_pair();
-        let words = [a, b, c, d, user_high, user_low, device_high, device_low, claims.expires_at_s];
-        for (cell, word) in self.words.iter().zip(words) {
-            cell.store(word, Ordering::Relaxed);
-        }
-        self.version.store(done, Ordering::Release);
+    fn pair(&self, digest: Digest) -> Option<&[Cell; 2]> {
+        let (pairs, _) = self.cells.as_chunks();
+        let mask = u64::try_from(pairs.len()).unwrap_or_default().wrapping_sub(1);
+        usize::try_from(digest.0 & mask).ok().and_then(|index| pairs.get(index))
     }
 }
 
@@ -117,55 +79,41 @@ impl std::fmt::Debug for Remembered {
 mod tests {
     use super::*;
 
-    fn claims(number: u64) -> Claims {
-        let id = |kind| Uuid::from_u64_pair(kind, number);
-        Claims { user: id(1), device: id(2), expires_at_s: 1_000 + number }
-    }
-
     #[test]
     fn a_token_is_found_again_and_no_other_in_its_place() {
         let remembered = Remembered::new();
         let [first, second] = ["first", "second"].map(digest);
-        assert_eq!(remembered.find(&first), None);
-        remembered.remember(&first, &claims(1));
-        assert_eq!(remembered.find(&first), Some(claims(1)));
-        assert_eq!(remembered.find(&second), None);
-        let mut alike = first;
-        alike[3] ^= 1;
-        assert_eq!(remembered.find(&alike), None);
-        remembered.remember(&alike, &claims(2));
-        assert_eq!(
-            [first, alike].map(|it| remembered.find(&it)),
-            [1, 2].map(|it| Some(claims(it)))
-        );
-        assert_eq!(Remembered::empty().find(&first), None);
-        Remembered::empty().remember(&first, &claims(1));
+        assert!(!remembered.has(first));
+        remembered.remember(first);
+        assert!(remembered.has(first) && !remembered.has(second));
+        let alike = Digest(first.0, first.1 ^ 1);
+        assert!(!remembered.has(alike));
+        remembered.remember(alike);
+        assert!(remembered.has(first) && remembered.has(alike));
+        assert!(!Remembered::empty().has(first));
+        Remembered::empty().remember(first);
     }
 
     #[test]
-    fn a_third_takes_the_place_of_the_one_that_expires_first() {
+    fn a_third_takes_the_place_of_the_oldest() {
         let remembered = Remembered::new();
-        let digests: [Digest; 3] = std::array::from_fn(|index| [7, 0, 0, index as u64]);
-        for (number, digest) in (1..).zip(&digests) {
-            remembered.remember(digest, &claims(number));
-        }
-        let found = digests.map(|digest| remembered.find(&digest));
-        assert_eq!(found, [None, Some(claims(2)), Some(claims(3))]);
+        let digests: [Digest; 3] = std::array::from_fn(|index| Digest(7, index as u64));
+        digests.iter().for_each(|digest| remembered.remember(*digest));
+        assert_eq!(digests.map(|digest| remembered.has(digest)), [false, true, true]);
+        remembered.remember(digests[2]);
+        assert_eq!(digests.map(|digest| remembered.has(digest)), [false, true, true]);
     }
 
     #[test]
-    fn threads_that_write_and_read_one_place_never_mix_two_tokens() {
+    fn threads_that_write_one_place_make_no_token_that_none_wrote() {
         let remembered = Remembered::new();
-        let digest_of = |number: u64| [3, number, number, number];
         std::thread::scope(|scope| {
             for thread in 0..4_u64 {
                 let remembered = &remembered;
                 scope.spawn(move || {
                     for round in 0..20_000 {
-                        let number = (round * 7 + thread) % 5;
-                        remembered.remember(&digest_of(number), &claims(number));
-                        let found = remembered.find(&digest_of(number));
-                        assert!(found.is_none_or(|it| it == claims(number)));
+                        remembered.remember(Digest(3, (round * 7 + thread) % 5));
+                        assert!(!remembered.has(Digest(3, 5)) && !remembered.has(Digest(4, 0)));
                     }
                 });
             }

@@ -110,6 +110,7 @@ pub(super) fn settings() -> Settings {
         sessions_max: 1_000,
         ring_entries: 256,
         ring_bytes_max: 1 << 20,
+        payload_bytes_max: 1 << 28,
         handshake_ms: 5_000,
         body_ms: 5_000,
         // Longer than a drain: what is not answered is dropped by that.

@@ -133,6 +133,33 @@ fn a_ring_full_of_what_cannot_be_synced_closes_all_the_same() {
     gateway.stop();
 }
 
+/// Events for a session that reads none of them: whether it was closed for that.
+fn is_closed_with(payload_bytes_max: usize) -> bool {
+    let gateway = Gateway::start(1, |settings| {
+        settings.ring_entries = 4_096;
+        settings.ring_bytes_max = 64 << 20;
+        settings.payload_bytes_max = payload_bytes_max;
+    });
+    let (slow, brisk) = (proto::id::new(), proto::id::new());
+    let _slow = Client::greeted(&gateway, slow, true);
+    let mut client = Client::greeted(&gateway, brisk, true);
+    for number in 1..=400 {
+        let frame = frame_bytes(Event { sequence_number: number, ..big_event(60_000) });
+        let delivery = Delivery { frame, ..gateway.delivery(vec![slow], event(A, number)) };
+        gateway.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+    }
+    deliver(&gateway, brisk, event(B, 1), Priority::Normal);
+    let (_, frame) = client.next();
+    assert!(matches!(frame, Down::Event(event) if event.sequence_number == 1), "harmed nobody");
+    gateway.counts(0).events_overflowed.get() > 0
+}
+
+#[test]
+fn who_has_a_backlog_is_too_slow_once_all_backlogs_together_are_too_much() {
+    assert!(!is_closed_with(64 << 20));
+    assert!(is_closed_with(8 << 20));
+}
+
 fn typing(sender: u8, active: bool) -> Event {
     let kind = Some(Kind::TypingChanged(TypingChanged { active }));
     Event { kind, sender_id: vec![sender; 16], ..event(A, 0) }

@@ -1,0 +1,189 @@
+//! What the gateway takes of its machine: descriptors and memory. It is a function of the
+//! configuration, said at start, and refused where the machine has less.
+
+#![allow(clippy::disallowed_methods, reason = "the shell: the machine is looked at here")]
+
+use crate::config::Settings;
+use crate::limits::{
+    ATTENDANCE_CELLS_PER_SESSION, DESCRIPTORS_BESIDE_SESSIONS, HEAPS_MAX, KAFKA_ANSWER_BYTES_MAX,
+    KAFKA_FETCHED_KB_MAX, LETTER_BYTES, LIMIT_CELLS, MEMORY_BASE_BYTES, PUBLISH_KB_MAX,
+    ROSTER_BYTES_MAX, SESSION_BYTES, TLS_CHUNK_BYTES, TLS_SESSION_BYTES, TOKENS_REMEMBERED,
+};
+use daemon::Config;
+use std::fs;
+
+/// An entry of a ring.
+const HANDLE_BYTES: usize = 4;
+const MIB: usize = 1024 * 1024;
+
+/// The most that each part takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Connections and their sessions, with the wheel's, the registry's and the filter's share.
+    sessions: usize,
+    rings: usize,
+    payloads: usize,
+    recent: usize,
+    tls: usize,
+    /// Fetched and not yet routed, to be published, and members of large conversations.
+    kafka: usize,
+    mailboxes: usize,
+    base: usize,
+}
+
+impl Memory {
+    pub(crate) fn of(config: &Config, settings: &Settings, shards: usize) -> Self {
+        let sessions = settings.sessions_max;
+        let handshakes = config.count("tls.handshakes_max").min(sessions);
+        let tls = if config.list("tls.listen").is_empty() {
+            0
+        } else {
+            sessions * TLS_SESSION_BYTES + handshakes * TLS_CHUNK_BYTES
+        };
+        let reader = KAFKA_ANSWER_BYTES_MAX + KAFKA_FETCHED_KB_MAX * 1024 + ROSTER_BYTES_MAX;
+        let others = (KAFKA_FETCHED_KB_MAX + PUBLISH_KB_MAX) * 1024;
+        Self {
+            // The slabs are a quarter larger, since sessions do not spread evenly over the shards.
+            sessions: sessions * 5 / 4 * (SESSION_BYTES + ATTENDANCE_CELLS_PER_SESSION),
+            rings: sessions * usize::from(settings.ring_entries) * HANDLE_BYTES,
+            payloads: settings.payload_bytes_max * shards,
+            recent: settings.recent_bytes_max * shards,
+            tls,
+            kafka: config.count("kafka.consumers") * reader + others,
+            mailboxes: shards * config.count("mailbox.letters_max") * LETTER_BYTES,
+            base: MEMORY_BASE_BYTES + (TOKENS_REMEMBERED + 4 * LIMIT_CELLS) * 16,
+        }
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        let Self { sessions, rings, payloads, recent, tls, kafka, mailboxes, base } = self;
+        sessions + rings + payloads + recent + tls + kafka + mailboxes + base
+    }
+
+    /// Logs what will be taken; an error where the machine has less than that.
+    pub(crate) fn check(&self, machine: Option<usize>) -> Result<(), String> {
+        let mib = |bytes: usize| bytes.div_ceil(MIB);
+        let total = mib(self.total());
+        tracing::info!(
+            total_mib = total,
+            sessions_mib = mib(self.sessions),
+            rings_mib = mib(self.rings),
+            payloads_mib = mib(self.payloads),
+            recent_mib = mib(self.recent),
+            tls_mib = mib(self.tls),
+            kafka_mib = mib(self.kafka),
+            mailboxes_mib = mib(self.mailboxes),
+            machine_mib = machine.map_or(0, mib),
+            "memory at most"
+        );
+        match machine.map(mib) {
+            Some(there) if there < total => Err(format!(
+                "this configuration may take {total} MiB of memory and the machine has {there}: \
+                 allowed is what fits; lower sessions_max ({} MiB), ring.entries ({}), \
+                 payload.bytes_max ({}), recovery.cache_bytes ({}) or mailbox.letters_max ({})",
+                mib(self.sessions + self.tls),
+                mib(self.rings),
+                mib(self.payloads),
+                mib(self.recent),
+                mib(self.mailboxes),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The memory of the machine, or of the control group (cgroup v2) where that is less; None where
+/// neither is told.
+pub(crate) fn machine_bytes() -> Option<usize> {
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
+    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|text| text.trim().parse().ok());
+    total.into_iter().chain(group).min()
+}
+
+fn mem_total(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
+}
+
+/// Every heap of the C library keeps what its threads needed at most: few, since no shard allocates
+/// where it matters. To be called before threads are started.
+pub(crate) fn bound_heaps() {
+    // SAFETY: sets a number of the allocator; no other thread allocates yet.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX)
+    };
+}
+
+/// A connection is a descriptor: the soft limit is raised as far as is needed and allowed.
+pub(crate) fn raise_descriptor_limit(sessions_max: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return;
+    }
+    let wanted = sessions_max.saturating_add(DESCRIPTORS_BESIDE_SESSIONS);
+    if limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted.min(limit.rlim_max);
+        // SAFETY: `limit` is a valid rlimit that outlives the call.
+        let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+        if !raised || limit.rlim_cur < wanted {
+            tracing::warn!(
+                descriptors = limit.rlim_cur,
+                wanted,
+                "the limit of open files (ulimit -n) is below sessions_max"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KEYS;
+    use daemon::config::load_from;
+
+    fn memory(changes: &[(&str, &str)], shards: usize) -> Memory {
+        let required = [("REALCHAT_GATEWAY_LINK_SECRET", "a secret of enough bytes")];
+        let variables = required.iter().chain(changes);
+        let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = load_from("gateway", KEYS, None, variables).unwrap();
+        let settings = Settings::new(&config, "gateway-1", shards).unwrap();
+        Memory::of(&config, &settings, shards)
+    }
+
+    #[test]
+    fn it_follows_the_configuration_and_hardly_the_number_of_shards() {
+        let one = memory(&[], 1);
+        let twice = memory(&[("REALCHAT_GATEWAY_SESSIONS_MAX", "200000")], 1);
+        assert_eq!(twice.sessions, 2 * one.sessions);
+        assert_eq!(twice.rings, 2 * one.rings);
+        let deep = memory(&[("REALCHAT_GATEWAY_RING_ENTRIES", "512")], 1);
+        assert_eq!(deep.total() - one.total(), one.rings);
+        let four = memory(&[], 4);
+        assert_eq!((four.payloads, four.recent), (one.payloads, one.recent));
+        assert_eq!(one.tls, 0);
+        let encrypted = memory(&[("REALCHAT_GATEWAY_TLS_LISTEN", "127.0.0.1:1")], 1);
+        assert!(encrypted.tls > 100_000 * TLS_SESSION_BYTES);
+    }
+
+    #[test]
+    fn a_machine_of_its_size_is_enough_and_one_mebibyte_less_is_refused_by_name() {
+        let memory = memory(&[], 2);
+        let needed = memory.total().div_ceil(MIB) * MIB;
+        assert_eq!(memory.check(Some(needed)), Ok(()));
+        assert_eq!(memory.check(None), Ok(()));
+        let refusal = memory.check(Some(needed - MIB)).unwrap_err();
+        for named in ["sessions_max", "ring.entries", "payload.bytes_max", "the machine has"] {
+            assert!(refusal.contains(named), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_machine_says_how_much_it_has() {
+        assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:       2048 kB\n"), Some(2 * MIB));
+        assert_eq!(mem_total("MemTotal: many"), None);
+        assert!(machine_bytes().is_some_and(|bytes| bytes > MIB));
+    }
+}
