@@ -109,6 +109,8 @@ pub(crate) const RINGS_PER_CHUNK: usize = 64;
 
 /// A timer fires up to this long after its time.
 pub(crate) const TIMER_TICK_MS: u64 = 16;
+/// Heartbeats of one interval go out in so many groups: one comes up to that part of it late.
+pub(crate) const HEARTBEAT_GROUPS: u64 = 128;
 /// What stopping Kafka's threads and the presence thread takes of the drain time.
 pub(crate) const KAFKA_STOP_MS_MAX: u64 = 5_000;
 /// How often the opening thread looks whether the gateway may listen.

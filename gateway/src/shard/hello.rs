@@ -70,7 +70,7 @@ impl Shard {
         let token_due = self.token_tick(expires_at_s);
         let is_stream = self.table.get(slot).is_some_and(|it| it.conn.is_stream());
         let ping_ms = if is_stream { self.settings.events_ms } else { self.settings.ping_ms };
-        let ping_due = Tick::after(self.now, ping_ms);
+        let ping_due = Tick::grouped(self.now, ping_ms);
         let Some(connection) = self.table.get_mut(slot) else { return };
         let number = connection.generation;
         let session = Session { user, device, next_of_user: NO_SLOT, in_flight: 0, extra: None };

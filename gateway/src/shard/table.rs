@@ -5,7 +5,7 @@ use crate::close::Reason;
 use crate::conn::{Conn, Stage};
 use crate::inbound::events;
 use crate::inbound::tls::Tls;
-use crate::limits::TIMER_TICK_MS;
+use crate::limits::{HEARTBEAT_GROUPS, TIMER_TICK_MS};
 use crate::outbound::payload::Handle;
 use crate::outbound::ring::RingId;
 use crate::rate::Key;
@@ -31,6 +31,13 @@ impl Tick {
 
     pub(crate) fn after(now: Now, ms: u64) -> Self {
         Self::at_ms(now.ms.saturating_add(ms))
+    }
+
+    /// A little later, so that many fire at once: the shard wakes once for all of them, and once more
+    /// for what their peers answer.
+    pub(crate) fn grouped(now: Now, ms: u64) -> Self {
+        let group = (ms / HEARTBEAT_GROUPS).max(1);
+        Self::at_ms(now.ms.saturating_add(ms).next_multiple_of(group))
     }
 
     pub(crate) fn is_due(self, now: Now) -> bool {

@@ -86,11 +86,11 @@ impl Shard {
             return self.close(slot, Reason::HeartbeatMissed, None);
         }
         if due.ping.is_due(now) && connection.conn.is_stream() {
-            connection.deadlines.ping = Tick::after(now, self.settings.events_ms);
+            connection.deadlines.ping = Tick::grouped(now, self.settings.events_ms);
             return self.tell_that_we_are_here(slot);
         }
         if due.ping.is_due(now) {
-            connection.deadlines.ping = Tick::after(now, self.settings.ping_ms);
+            connection.deadlines.ping = Tick::grouped(now, self.settings.ping_ms);
             if connection.deadlines.pong == Tick::NEVER {
                 connection.deadlines.pong = Tick::after(now, self.settings.pong_ms);
             }
