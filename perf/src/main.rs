@@ -3,6 +3,7 @@
 //! ```text
 //! cli --> stack (DIR/env, or scripts/up) --> population (SQL) --> tokens
 //!   write    daemon::link::Client --> chatd         beside  one transaction a message
+//!   relay    PostgreSQL --> relay --> Kafka         read back and judged
 //!   e2e      load (mio) <==> gateways               checked by sequence, and in PostgreSQL
 //!   idle     load (mio) <==> gateways               memory and CPU from /proc
 //!   fanout   Kafka --> gateway --> load (mio)       beside  floor: a bare epoll loop
@@ -28,6 +29,7 @@ mod load;
 mod options;
 mod population;
 mod process;
+mod relay;
 mod report;
 mod scrape;
 mod slow;
@@ -44,10 +46,10 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = match &options.command {
         Command::Write(it) => write::run(it),
+        Command::Relay(it) => relay::run(it),
         Command::E2e(it) => e2e::run(it),
         Command::Idle(it) => idle::run(it),
         Command::Fanout(it) => fanout::run(it),
-
         Command::Slow(it) => slow::run(it),
         Command::Storm(it) => storm::run(it),
         Command::Chaos(it) => chaos::run(it),

@@ -19,6 +19,8 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Durable sends per second through chatd, beside one transaction a message
     Write(WriteOptions),
+    /// A backlog's way from the outbox into Kafka, and the age of rows at a steady rate
+    Relay(RelayOptions),
     /// Sends to deliveries, over real WebSockets and everything behind them
     #[command(name = "e2e")]
     E2e(E2eOptions),
@@ -136,6 +138,24 @@ pub(crate) struct FanoutOptions {
     /// Rounds that the seconds are divided into; the sides take turns
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) rounds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rows that are committed at once
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub(crate) backlog: u64,
+    /// Conversations that the rows are spread over
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) conversations: u64,
+    /// Rows a second behind the backlog, whose age is measured
+    #[arg(long, value_name = "N", default_value_t = 3_000)]
+    pub(crate) rate: u64,
+    /// Seconds at that rate
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) seconds: u64,
 }
 
 #[derive(Debug, Args)]

@@ -34,15 +34,7 @@ const READ_FIRST: &str = "
 /// lock on the lease is needed: deleting it late is not wrong, only no longer this relay's business.
 ///
 /// A row that was moved since it was read is not found at its place: it is read and published again.
-const DELETE: &str = "
-    DELETE FROM messaging.outbox row
-    USING unnest($1::smallint[], $2::bigint[], $3::tid[]) AS published (shard, id, place)
-    WHERE row.ctid = published.place AND row.id = published.id AND row.shard = published.shard
-        AND published.shard = ANY (ARRAY(
-            SELECT lease.shard FROM messaging.outbox_leases lease
-            JOIN unnest($4::smallint[], $5::bigint[]) AS held (shard, fencing_token)
-                ON lease.shard = held.shard AND lease.fencing_token = held.fencing_token
-            WHERE lease.owner = $6))";
+const DELETE: &str = "SELECT messaging.delete_published($1, $2, $3, $4, $5, $6)";
 
 const COUNT_ATTEMPT: &str = "
     UPDATE messaging.outbox SET attempts = attempts + 1
@@ -125,8 +117,9 @@ impl Outbox {
             tokens.push(*token);
         }
         let deleted =
-            self.client.execute(&self.delete, &[&shards, &ids, &places, &held, &tokens, &owner]);
-        deleted.map_err(|error| explain(&error))
+            self.client.query_one(&self.delete, &[&shards, &ids, &places, &held, &tokens, &owner]);
+        let deleted: i64 = deleted.map_err(|error| explain(&error))?.get(0);
+        Ok(deleted.unsigned_abs())
     }
 
     /// Counts a try of a record that was refused, which moves its row; false if it is gone.

@@ -29,6 +29,7 @@ const MIGRATIONS: &[Migration] = migrations![
     4 "0004_messaging",
     5 "0005_outbox",
     6 "0006_trace_index",
+    7 "0007_delete_published",
 ];
 
 /// Any number will do, so long as every chatd uses the same.
