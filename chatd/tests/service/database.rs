@@ -17,7 +17,9 @@ fn migrations_may_be_applied_again_and_by_several_at_once() {
     let mut owner = database.owner();
     let count: i64 =
         owner.query_one("SELECT count(*) FROM realchat.migrations", &[]).unwrap().get(0);
-    assert_eq!(count, 6);
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../sql")).unwrap();
+    let files = files.filter(|it| it.as_ref().unwrap().path().extension().unwrap() == "sql");
+    assert_eq!(count, i64::try_from(files.count()).unwrap());
     // The files themselves are idempotent, too: as if the record had been lost.
     owner.batch_execute("DELETE FROM realchat.migrations").unwrap();
     assert!(run(&database, &["migrate"]).status.success());
