@@ -7,13 +7,14 @@ READY_RESTARTS_MAX=7
 
 # Waits until a part is ready, or says which is not, why, and what it logged last.
 wait_ready() { # DIR NAME
-  local dir=$1 name=$2 end=$((SECONDS + READY_S_MAX)) before reason=''
+  local dir=$1 name=$2 since=$SECONDS stolen before reason=''
+  stolen=$(stolen_s)
   before=$(part_restarts "$dir" "$name")
   until reason=$(part_probe "$dir" "$name"); do
     if (($(part_restarts "$dir" "$name") - before >= READY_RESTARTS_MAX)); then
       not_ready "$dir" "$name" "it ended $READY_RESTARTS_MAX times"
     fi
-    ((SECONDS < end)) || not_ready "$dir" "$name" "after $READY_S_MAX s: $reason"
+    ! is_over "$READY_S_MAX" "$since" "$stolen" || not_ready "$dir" "$name" "after $READY_S_MAX s: $reason"
     sleep 0.1
   done
 }
@@ -23,7 +24,7 @@ bot_is_live() { # DIR
 }
 
 wait_bot() { # DIR
-  wait_until 20 bot_is_live "$1" || not_ready "$1" bot 'it has not signed in after 20 s'
+  wait_until 40 bot_is_live "$1" || not_ready "$1" bot 'it has not signed in after 40 s'
 }
 
 not_ready() { # DIR NAME WHY

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const SECRET: &str = "a secret of enough bytes";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers sends with their key's length; keeps the reply of the key `hold`; drops that of `drop`.
 #[derive(Default)]

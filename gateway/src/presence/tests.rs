@@ -9,7 +9,7 @@ use proto::client::Accepted;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of enough bytes";
 
 struct Notes(Sender<PresenceReport>);

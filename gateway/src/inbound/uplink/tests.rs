@@ -12,7 +12,7 @@ use proto::link::{AudienceResult, HttpResult, JwksResult};
 use std::collections::HashMap;
 use std::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of enough bytes";
 const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k",
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
