@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_session_is_welcomed_in_its_home_shard_and_gets_its_events_in_order() {
-    let gateway = Gateway::start(3, |_| {});
+    let gateway = Gateway::start(3, |settings| settings.ring_entries = 1_000);
     for binary in [true, false] {
         let user = proto::id::new();
         let mut client = Client::greeted(&gateway, user, binary);

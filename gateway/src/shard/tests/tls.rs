@@ -18,7 +18,8 @@ fn await_closes(gateway: &Gateway, reason: Reason, count: u64) {
 
 #[test]
 fn sessions_over_tls_live_in_their_home_shard_beside_plain_ones() {
-    let gateway = Gateway::start(3, |_| {});
+    // More than is sent at once: neither reader is slow, but a machine may be.
+    let gateway = Gateway::start(3, |settings| settings.ring_entries = 1_000);
     for version in [&TLS13, &TLS12] {
         for binary in [true, false] {
             let user = proto::id::new();
