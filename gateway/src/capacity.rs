@@ -6,14 +6,13 @@
 use crate::config::Settings;
 use crate::limits::{
     ATTENDANCE_CELLS_PER_SESSION, DESCRIPTORS_BESIDE_SESSIONS, HEAPS_MAX, KAFKA_ANSWER_BYTES_MAX,
-    KAFKA_FETCHED_KB_MAX, LETTER_BYTES, LIMIT_CELLS, MEMORY_BASE_BYTES, PUBLISH_KB_MAX,
-    ROSTER_BYTES_MAX, SESSION_BYTES, TLS_CHUNK_BYTES, TLS_SESSION_BYTES, TOKENS_REMEMBERED,
+    KAFKA_FETCHED_KB_MAX, LETTER_BYTES, MEMORY_BASE_BYTES, PUBLISH_KB_MAX, ROSTER_BYTES_MAX,
+    SESSION_BYTES, TLS_CHUNK_BYTES, TLS_SESSION_BYTES,
 };
+use crate::outbound::payload::Handle;
 use daemon::Config;
 use std::fs;
 
-/// An entry of a ring.
-const HANDLE_BYTES: usize = 4;
 const MIB: usize = 1024 * 1024;
 
 /// The most that each part takes, in bytes.
@@ -34,6 +33,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn of(config: &Config, settings: &Settings, shards: usize) -> Self {
         let sessions = settings.sessions_max;
+        let slots = settings.slots(shards) * shards;
         let handshakes = config.count("tls.handshakes_max").min(sessions);
         let tls = if config.list("tls.listen").is_empty() {
             0
@@ -43,15 +43,14 @@ impl Memory {
         let reader = KAFKA_ANSWER_BYTES_MAX + KAFKA_FETCHED_KB_MAX * 1024 + ROSTER_BYTES_MAX;
         let others = (KAFKA_FETCHED_KB_MAX + PUBLISH_KB_MAX) * 1024;
         Self {
-            // The slabs are a quarter larger, since sessions do not spread evenly over the shards.
-            sessions: sessions * 5 / 4 * (SESSION_BYTES + ATTENDANCE_CELLS_PER_SESSION),
-            rings: sessions * usize::from(settings.ring_entries) * HANDLE_BYTES,
+            sessions: slots * (SESSION_BYTES + ATTENDANCE_CELLS_PER_SESSION),
+            rings: sessions * usize::from(settings.ring_entries) * size_of::<Handle>(),
             payloads: settings.payload_bytes_max * shards,
             recent: settings.recent_bytes_max * shards,
             tls,
             kafka: config.count("kafka.consumers") * reader + others,
             mailboxes: shards * config.count("mailbox.letters_max") * LETTER_BYTES,
-            base: MEMORY_BASE_BYTES + (TOKENS_REMEMBERED + 4 * LIMIT_CELLS) * 16,
+            base: MEMORY_BASE_BYTES,
         }
     }
 
@@ -107,9 +106,9 @@ fn mem_total(meminfo: &str) -> Option<usize> {
 }
 
 /// Every heap of the C library keeps what its threads needed at most: few, since no shard allocates
-/// where it matters. To be called before threads are started.
+/// where it matters. To be called before the shards' and other threads that work are started.
 pub(crate) fn bound_heaps() {
-    // SAFETY: sets a number of the allocator; no other thread allocates yet.
+    // SAFETY: sets a number of the allocator under the allocator's own lock.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX)

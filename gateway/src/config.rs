@@ -333,6 +333,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Slots of one shard: a quarter more than its share, since sessions do not spread evenly.
+    pub(crate) fn slots(&self, shards: usize) -> usize {
+        self.sessions_max.div_ceil(shards) * 5 / 4
+    }
+
     /// An error names the key and what is wrong.
     pub(crate) fn new(config: &Config, instance: &str, shards: usize) -> Result<Self, String> {
         let echo = config.boolean("conformance.echo");

@@ -294,7 +294,8 @@ pub(crate) const SESSION_BYTES: usize = 512;
 pub(crate) const TLS_SESSION_BYTES: usize = 8 * 1024;
 /// What a letter holds on the average: most are one event for many.
 pub(crate) const LETTER_BYTES: usize = 2 * 1024;
-/// The program, its threads' stacks as far as they are used, metrics, links and logs.
+/// The program, its threads' stacks as far as they are used, metrics, links, logs, and the tables of
+/// limits and remembered tokens.
 pub(crate) const MEMORY_BASE_BYTES: usize = 48 * 1024 * 1024;
 /// Heaps of the C library.
 pub(crate) const HEAPS_MAX: i32 = 2;

@@ -147,7 +147,7 @@ impl Shard {
         let clock = Clock::start();
         let mut payloads = Payloads::new();
         let ping = payloads.add_raw(crate::outbound::encode::ping().into());
-        let capacity = settings.sessions_max.div_ceil(mailboxes.len()) * 5 / 4;
+        let capacity = settings.slots(mailboxes.len());
         Self {
             id,
             now: clock.now(),

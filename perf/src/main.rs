@@ -29,6 +29,7 @@ mod load;
 mod options;
 mod population;
 mod process;
+mod record;
 mod relay;
 mod report;
 mod scrape;

@@ -6,7 +6,7 @@ use crate::limits::{
     LINK_BACKOFF_MS_MAX, LINK_BACKOFF_MS_MIN, LINK_DEADLINE_TICK_MS, LINK_HANDSHAKE_MS_MAX,
     LINK_READ_BYTES, LINK_WRITE_MS_MAX,
 };
-use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use proto::Message;
 use proto::framing::{self, FrameReader};
 use proto::handshake::{self, HANDSHAKE_FRAME_BYTES_MAX};
@@ -249,14 +249,14 @@ fn write_requests<T>(
     let mut expired_at = Instant::now();
     loop {
         // Without a request there is no deadline to wake for.
-        let deadlines = if shared.pending().is_empty() { never() } else { after(tick) };
+        let patience = if shared.pending().is_empty() { Duration::MAX } else { tick };
         let first = select! {
             recv(outgoing) -> request => match request {
                 Ok(request) => Some(request),
                 Err(_) => return Ended::NobodyAsks,
             },
             recv(lost) -> _ => return Ended::Lost,
-            recv(deadlines) -> _ => None,
+            default(patience) => None,
         };
         if expired_at.elapsed() >= tick {
             expired_at = Instant::now();

@@ -83,9 +83,7 @@ impl Payload {
         } else {
             (&self.binary, &mut rare.binary_deflated)
         };
-        if out.is_empty() {
-            encode::deflated_frame(frame, deflater, out);
-        }
+        encode::deflated_frame(frame, deflater, out);
     }
 
     /// What it takes, in all its forms.
@@ -207,10 +205,8 @@ impl Payloads {
                 }
             }
             Encoding::Events => {
-                if payload.rare.as_ref().is_none_or(|rare| rare.event.is_empty()) {
-                    let frame = ServerFrame::decode(source.as_ref()).ok()?;
-                    encode::event(&frame, &mut payload.rare().event);
-                }
+                let frame = ServerFrame::decode(source.as_ref()).ok()?;
+                encode::event(&frame, &mut payload.rare().event);
             }
         }
         payload.deflate(encoding, &mut self.deflater);

@@ -3,9 +3,8 @@
 use crate::clock::{self, Schedule};
 use crate::failure::{Context, Failure, Outcome};
 use crate::limits::FANOUT_EVENT_BYTES;
-use proto::client::{Event, Message as MessageEvent, ServerFrame, event, server_frame};
-use proto::record::RecordHeaders;
-use proto::{Message, Uuid, topics};
+use crate::record::{self, MessageRecord};
+use proto::{Uuid, topics};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -58,14 +57,8 @@ impl KafkaSink {
     }
 
     fn send(&self, number: usize, conversation: Uuid, seq: u64, value: &[u8]) -> Outcome {
-        let headers = RecordHeaders {
-            event_type: proto::headers::event_type::MESSAGE.into(),
-            schema_version: proto::headers::SCHEMA_VERSION_NOW,
-            created_at_us: daemon::clock::now_us(),
-            sequence_number: seq,
-            recipients: self.recipients[number].clone(),
-            ..RecordHeaders::default()
-        };
+        let recipients = self.recipients[number].clone();
+        let headers = record::headers(seq, daemon::clock::now_us(), recipients);
         let mut owned = OwnedHeaders::new_with_capacity(8);
         for (key, value) in headers.to_pairs() {
             owned = owned.insert(Header { key, value: Some(&value) });
@@ -161,19 +154,15 @@ impl Source {
     fn event(&self, conversation: Uuid, seq: u64, due_us: u64) -> Vec<u8> {
         let mut text = format!("{due_us} ");
         text.extend(std::iter::repeat_n('x', self.text_bytes.saturating_sub(text.len())));
-        let message = MessageEvent {
-            message_id: proto::id::new().as_bytes().to_vec(),
+        let record = MessageRecord {
+            conversation,
+            sender: self.sender,
+            message_id: proto::id::new(),
+            sequence_number: seq,
             message_number: seq,
+            created_at_us: daemon::clock::now_us(),
             text,
         };
-        let event = Event {
-            conversation_id: conversation.as_bytes().to_vec(),
-            sequence_number: seq,
-            created_at_us: daemon::clock::now_us(),
-            sender_id: self.sender.as_bytes().to_vec(),
-            kind: Some(event::Kind::Message(message)),
-        };
-        let frame = Some(server_frame::Frame::Event(event));
-        ServerFrame { request_id: 0, frame }.encode_to_vec()
+        record.into_value()
     }
 }

@@ -5,9 +5,8 @@ use crate::failure::{Context, Outcome};
 use crate::limits::ROWS_AT_ONCE;
 use crate::options::count;
 use crate::population;
+use crate::record::{self, MessageRecord};
 use postgres::{Client, Transaction};
-use proto::client::{Event, Message as MessageEvent, ServerFrame, event, server_frame};
-use proto::record::RecordHeaders;
 use proto::{Message, Uuid, topics};
 
 const TEXT_BYTES: usize = 256;
@@ -85,38 +84,22 @@ fn insert(
         let sequence_number = u64::try_from(row / conversations.len()).unwrap_or_default() + 1;
         shards.push(i16::try_from(proto::id::outbox_shard(&conversation)).unwrap_or_default());
         keys.push(conversation.as_bytes().to_vec());
-        values.push(value(conversation, sequence_number, now_us, text));
-        headers.push(
-            RecordHeaders {
-                event_type: proto::headers::event_type::MESSAGE.into(),
-                schema_version: proto::headers::SCHEMA_VERSION_NOW,
-                created_at_us: now_us,
-                sequence_number,
-                recipients: conversation.as_bytes().to_vec(),
-                ..RecordHeaders::default()
-            }
-            .encode_to_vec(),
-        );
+        let record = MessageRecord {
+            conversation,
+            sender: conversation,
+            message_id: proto::id::new(),
+            sequence_number,
+            message_number: sequence_number,
+            created_at_us: now_us,
+            text: text.to_owned(),
+        };
+        values.push(record.into_value());
+        let recipients = conversation.as_bytes().to_vec();
+        headers.push(record::headers(sequence_number, now_us, recipients).encode_to_vec());
     }
     let (topic, now_us) = (topics::MESSAGE_CREATED, now_us.cast_signed());
     let parameters: &[&(dyn postgres::types::ToSql + Sync)] =
         &[&shards, &keys, &values, &headers, &topic, &now_us];
     transaction.execute(INSERT, parameters).doing("rows of the outbox")?;
     Ok(())
-}
-
-fn value(conversation: Uuid, sequence_number: u64, created_at_us: u64, text: &str) -> Vec<u8> {
-    let message = MessageEvent {
-        message_id: proto::id::new().as_bytes().to_vec(),
-        text: text.to_owned(),
-        ..MessageEvent::default()
-    };
-    let event = Event {
-        conversation_id: conversation.as_bytes().to_vec(),
-        sequence_number,
-        sender_id: conversation.as_bytes().to_vec(),
-        created_at_us,
-        kind: Some(event::Kind::Message(message)),
-    };
-    ServerFrame { request_id: 0, frame: Some(server_frame::Frame::Event(event)) }.encode_to_vec()
 }

@@ -10,10 +10,9 @@ use crate::failure::{Context, Failure, Outcome};
 use crate::latency::per;
 use crate::limits::{NAIVE_CONNECTIONS, WARM_UP_MS};
 use crate::population::{self, Population};
+use crate::record::{self, MessageRecord};
 use fastrand::Rng;
 use postgres::{Client, Statement};
-use proto::client::{Event, Message as MessageEvent, ServerFrame, event, server_frame};
-use proto::record::RecordHeaders;
 use proto::{Message, Uuid};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -123,47 +122,24 @@ impl Naive {
             &statements.insert_event,
             &[conversation, &seq, &id, &number, sender, &key, &hash, &self.text, &now_us],
         )?;
-        let event = self.event(*conversation, *sender, id, seq, number, now_us);
-        let headers = RecordHeaders {
-            event_type: proto::headers::event_type::MESSAGE.into(),
-            schema_version: proto::headers::SCHEMA_VERSION_NOW,
-            created_at_us: now_us.unsigned_abs(),
-            sequence_number: seq.unsigned_abs(),
-            recipients: recipients.clone(),
-            ..RecordHeaders::default()
+        let (seq, now) = (seq.unsigned_abs(), now_us.unsigned_abs());
+        let record = MessageRecord {
+            conversation: *conversation,
+            sender: *sender,
+            message_id: id,
+            sequence_number: seq,
+            message_number: number.unsigned_abs(),
+            created_at_us: now,
+            text: self.text.clone(),
         };
+        let headers = record::headers(seq, now, recipients.clone());
         // Shards are few.
         let shard = i16::try_from(proto::id::outbox_shard(conversation)).unwrap_or_default();
         let key = conversation.as_bytes().as_slice();
         transaction.execute(
             &statements.insert_outbox,
-            &[&shard, &key, &event, &headers.encode_to_vec(), &now_us],
+            &[&shard, &key, &record.into_value(), &headers.encode_to_vec(), &now_us],
         )?;
         transaction.commit()
-    }
-
-    fn event(
-        &self,
-        conversation: Uuid,
-        sender: Uuid,
-        id: Uuid,
-        seq: i64,
-        number: i64,
-        now_us: i64,
-    ) -> Vec<u8> {
-        let message = MessageEvent {
-            message_id: id.as_bytes().to_vec(),
-            message_number: number.unsigned_abs(),
-            text: self.text.clone(),
-        };
-        let event = Event {
-            conversation_id: conversation.as_bytes().to_vec(),
-            sequence_number: seq.unsigned_abs(),
-            created_at_us: now_us.unsigned_abs(),
-            sender_id: sender.as_bytes().to_vec(),
-            kind: Some(event::Kind::Message(message)),
-        };
-        let frame = Some(server_frame::Frame::Event(event));
-        ServerFrame { request_id: 0, frame }.encode_to_vec()
     }
 }
