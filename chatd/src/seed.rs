@@ -84,5 +84,6 @@ fn commit(engine: &mut Engine, append: &Append) -> Result<Appended, Failure> {
     let outcome = engine
         .commit(&[append], &[])
         .map_err(|error| Failure::unavailable(format!("the database: {error:?}")))?;
+    engine.wake_relay();
     outcome.appended.into_iter().next().unwrap_or_else(|| Err(Failure::unavailable("no answer")))
 }

@@ -3,16 +3,20 @@
 //! ```text
 //! command --> writers --> a writer's queue --> batch --> engine --> answers
 //! (checked)   (by conversation)                            |
-//!     lock and read --> plan (pure) --> insert, update --> commit --> notify
+//!     lock and read --> plan (pure) --> insert, update --> commit
 //! ```
+//! What a writer remembers of its conversations takes the place of lock and read: the update compares.
 //! Invariant: no answer leaves before its transaction committed.
 
+mod alone;
 mod audience;
+mod columns;
 mod command;
 mod engine;
 mod plan;
 mod receipts;
 mod record;
+mod remembered;
 mod statements;
 mod writers;
 

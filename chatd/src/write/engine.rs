@@ -5,16 +5,23 @@
 //! if its key was used, the unique index fails the transaction, the batch is tried again with every
 //! key looked up, and so are the next [`WARY_BATCHES`], since repeated keys come in swarms (clients
 //! that connect again). A request whose answer may be anything but a new message is always asked for.
+//!
+//! Are the conversations as this writer left them? Locking and reading them is as good a part. So a
+//! batch is planned with what is remembered, and its update compares: if another chatd wrote to one of
+//! them, nothing is written, the batch is done again with every conversation locked first, and so are
+//! the next [`CAUTIOUS_BATCHES`]. What is refused is always refused under the lock.
 
+use super::alone::append_alone;
 use super::audience::{Audience, AudienceCache};
 use super::command::{Append, Appended, Change, ReceiptCommand};
 use super::plan::{Found, Locked, Plan, plan};
 use super::receipts::{Judged, Standing, is_told, judge};
 use super::record::{MovedReceipt, OutboxRow, receipt};
-use super::statements as sql;
+use super::remembered::Remembered;
+use super::statements::{self as sql, LockedRow};
 use crate::db::{Connection, Role, Settings};
 use crate::failure::{Failure, describe, is_temporary};
-use crate::limits::WARY_BATCHES;
+use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
 use crate::metrics::{KindLabel, TopicLabel};
 use daemon::failpoint::{
     CHATD_AFTER_COMMIT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT, CHATD_BEFORE_INSERT, Injected,
@@ -30,8 +37,38 @@ pub(crate) struct Engine {
     settings: Settings,
     connection: Option<Connection>,
     audiences: AudienceCache,
+    remembered: Remembered,
     /// Batches whose keys are all looked up from now on.
     wary: u32,
+    /// Batches whose conversations are all locked first from now on.
+    cautious: u32,
+    /// The relay was not told of what was committed.
+    owes_wake: bool,
+}
+
+/// What a batch's attempt leaves to the database.
+#[derive(Debug, Clone, Copy)]
+struct Care {
+    /// Every key is looked up.
+    keys: bool,
+    /// Every conversation is locked before it is planned with.
+    locks: bool,
+}
+
+/// Why an attempt wrote nothing, or nobody knows whether it did.
+enum Undone {
+    /// A conversation is not as it was remembered, or may not be.
+    Stale,
+    Failed(CommitError),
+}
+
+impl<E> From<E> for Undone
+where
+    CommitError: From<E>,
+{
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 /// What each request is told, in the order of the requests.
@@ -72,64 +109,101 @@ impl From<Injected> for CommitError {
 
 impl Engine {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, connection: None, audiences: AudienceCache::default(), wary: 0 }
+        Self {
+            settings,
+            connection: None,
+            audiences: AudienceCache::default(),
+            remembered: Remembered::default(),
+            wary: 0,
+            cautious: 0,
+            owes_wake: false,
+        }
     }
 
     /// Commits a batch. Nothing is answered here: when this returns an outcome, it is durable.
+    /// [`Self::wake_relay`] is to follow, once everybody has their answers.
     pub(crate) fn commit(
         &mut self,
         appends: &[&Append],
         receipts: &[&ReceiptCommand],
     ) -> Result<Outcome, CommitError> {
-        let is_wary = self.wary > 0;
-        let outcome = self.attempt(appends, receipts, is_wary);
+        let mut care = Care { keys: self.wary > 0, locks: self.cautious > 0 };
         self.wary = self.wary.saturating_sub(1);
-        if is_wary || !matches!(outcome, Err(CommitError::Unique(_))) {
-            return outcome;
+        self.cautious = self.cautious.saturating_sub(1);
+        // Each doubt is met once.
+        loop {
+            match self.attempt(appends, receipts, care) {
+                Ok(outcome) => return Ok(outcome),
+                Err(Undone::Stale) if !care.locks => {
+                    self.cautious = CAUTIOUS_BATCHES;
+                    care.locks = true;
+                }
+                Err(Undone::Stale) => {
+                    let reason = "a locked conversation changed".to_owned();
+                    return Err(CommitError::Temporary(reason));
+                }
+                Err(Undone::Failed(CommitError::Unique(_))) if !care.keys => {
+                    self.wary = WARY_BATCHES;
+                    care = Care { keys: true, locks: true };
+                }
+                Err(Undone::Failed(error)) => return Err(error),
+            }
         }
-        self.wary = WARY_BATCHES;
-        self.attempt(appends, receipts, true)
     }
 
     fn attempt(
         &mut self,
         appends: &[&Append],
         receipts: &[&ReceiptCommand],
-        is_wary: bool,
-    ) -> Result<Outcome, CommitError> {
+        care: Care,
+    ) -> Result<Outcome, Undone> {
         let usable = self.connection.as_mut().is_some_and(Connection::is_usable);
         let connection = match self.connection.take() {
             Some(connection) if usable => self.connection.insert(connection),
-            _ => self.connection.insert(open(&self.settings)?),
+            _ => {
+                // It may be another server's database now.
+                self.remembered.forget_all();
+                self.connection.insert(open(&self.settings)?)
+            }
         };
         let audiences = &mut self.audiences;
         let now_us = daemon::clock::now_us();
-        let outcome = connection.transaction(|connection| {
-            let plan = append(connection, audiences, appends, is_wary, now_us)?;
-            let told = acknowledge(connection, audiences, receipts, &plan, now_us)?;
-            let rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
-            sql::write_outbox(connection, &rows)?;
-            reach(CHATD_BEFORE_COMMIT)?;
-            Ok::<_, CommitError>((plan, told))
-        });
+        let ids: BTreeSet<Uuid> = appends.iter().map(|it| it.conversation_id).collect();
+        let remembered = if care.locks { None } else { self.remembered.rows(ids.iter()) };
+        let batch = Batch { connection, audiences, care, now_us };
+        let outcome = match remembered {
+            Some(rows) if rows.len() == 1 && receipts.is_empty() && are_plain(appends) => {
+                batch.append_alone(appends, rows)
+            }
+            remembered => batch.write(appends, receipts, &ids, remembered),
+        };
         let (plan, told) = match outcome {
             Ok(done) => done,
-            Err(error) => {
+            Err(undone) => {
+                self.remembered.forget(ids.iter());
                 // Any other failure, and the connection is not trusted with the next attempt.
-                if !matches!(error, CommitError::Unique(_)) {
+                if matches!(&undone, Undone::Failed(error) if !matches!(error, CommitError::Unique(_)))
+                {
                     self.connection = None;
                 }
-                return Err(error);
+                return Err(undone);
             }
         };
         reach(CHATD_AFTER_COMMIT)?;
-        if !(plan.outbox.is_empty() && told.outbox.is_empty()) {
-            // Committed already. If this fails, the relay finds the rows by itself a little later.
-            let _ = connection.batch("notify", sql::NOTIFY);
-        }
+        self.owes_wake |= !(plan.outbox.is_empty() && told.outbox.is_empty());
         self.remember(&plan);
         self.count(&plan, &told);
         Ok(Outcome { appended: plan.answers, receipts: told.answers })
+    }
+
+    /// Tells the relay that there is something in the outbox, if there is.
+    pub(crate) fn wake_relay(&mut self) {
+        if std::mem::take(&mut self.owes_wake)
+            && let Some(connection) = &mut self.connection
+        {
+            // Committed already. If this fails, the relay finds the rows by itself a little later.
+            let _ = connection.batch("notify", sql::NOTIFY);
+        }
     }
 
     fn remember(&mut self, plan: &Plan<'_>) {
@@ -138,6 +212,14 @@ impl Engine {
             if self.audiences.get(conversation_id, version).is_none() {
                 self.audiences.put(*conversation_id, version, Arc::clone(audience));
             }
+            self.remembered.put(LockedRow {
+                conversation_id: *conversation_id,
+                last_sequence_number: row.after.last_sequence_number,
+                last_message_number: row.after.last_message_number,
+                membership_version: version,
+                created_by: row.after.created_by,
+                last_event_at_us: row.after.last_event_at_us,
+            });
         }
     }
 
@@ -169,45 +251,125 @@ fn open(settings: &Settings) -> Result<Connection, CommitError> {
     Ok(connection)
 }
 
-/// The conversations' part of the transaction.
-fn append<'a>(
-    connection: &mut Connection,
-    cache: &mut AudienceCache,
-    appends: &[&'a Append],
-    is_wary: bool,
+/// Messages and titles, few enough for one statement.
+fn are_plain(appends: &[&Append]) -> bool {
+    let is_plain =
+        |it: &&Append| matches!(it.change, Change::Message { .. } | Change::Title { .. });
+    appends.len() < COPY_ROWS_MIN && appends.iter().all(is_plain)
+}
+
+/// One attempt at a batch.
+struct Batch<'e> {
+    connection: &'e mut Connection,
+    audiences: &'e mut AudienceCache,
+    care: Care,
     now_us: u64,
-) -> Result<Plan<'a>, CommitError> {
-    if appends.is_empty() {
-        return Ok(Plan::default());
+}
+
+impl Batch<'_> {
+    /// All of it in one transaction; with the conversations as they are remembered, or locked.
+    fn write<'a>(
+        self,
+        appends: &[&'a Append],
+        receipts: &[&ReceiptCommand],
+        ids: &BTreeSet<Uuid>,
+        remembered: Option<Vec<LockedRow>>,
+    ) -> Result<(Plan<'a>, Told), Undone> {
+        let Self { connection, audiences, care, now_us } = self;
+        connection.transaction(|connection| {
+            let mut batch = Batch { connection, audiences, care, now_us };
+            let plan = batch.append(appends, ids, remembered)?;
+            let told = acknowledge(batch.connection, batch.audiences, receipts, &plan, now_us)?;
+            let rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
+            sql::write_outbox(batch.connection, &rows)?;
+            reach(CHATD_BEFORE_COMMIT)?;
+            Ok((plan, told))
+        })
     }
-    let ids: BTreeSet<Uuid> = appends.iter().map(|it| it.conversation_id).collect();
-    let rows = sql::lock(connection, &ids.into_iter().collect::<Vec<_>>())?;
-    let versions: Vec<_> =
-        rows.iter().map(|row| (row.conversation_id, row.membership_version)).collect();
-    let mut audiences = audiences(connection, cache, &versions)?;
-    let conversations = rows.into_iter().map(|row| {
-        let audience = audiences.remove(&row.conversation_id).unwrap_or_default();
-        let locked = Locked {
-            last_sequence_number: row.last_sequence_number,
-            last_message_number: row.last_message_number,
-            membership_version: row.membership_version,
-            created_by: row.created_by,
-            last_event_at_us: row.last_event_at_us,
-            audience,
+
+    /// The conversations' part of the transaction.
+    fn append<'a>(
+        &mut self,
+        appends: &[&'a Append],
+        ids: &BTreeSet<Uuid>,
+        remembered: Option<Vec<LockedRow>>,
+    ) -> Result<Plan<'a>, Undone> {
+        if appends.is_empty() {
+            return Ok(Plan::default());
+        }
+        let plan = match remembered {
+            Some(rows) => self.plan_remembered(appends, rows)?,
+            None => {
+                let ids: Vec<Uuid> = ids.iter().copied().collect();
+                let rows = sql::lock(self.connection, &ids)?;
+                self.plan(appends, rows)?
+            }
         };
-        (row.conversation_id, locked)
-    });
-    let conversations = conversations.collect();
-    let known = sql::known_keys(connection, &to_look_up(appends, &conversations, is_wary))?;
-    let plan = plan(appends, Found { conversations, known }, now_us, &mut proto::id::new);
-    reach(CHATD_BEFORE_INSERT)?;
-    if !sql::write_conversations(connection, &plan)? {
-        return Err(CommitError::Temporary("a locked conversation changed".to_owned()));
+        reach(CHATD_BEFORE_INSERT)?;
+        if !sql::write_conversations(self.connection, &plan)? {
+            return Err(Undone::Stale);
+        }
+        sql::write_members(self.connection, &plan.members)?;
+        sql::write_events(self.connection, &plan.events)?;
+        reach(CHATD_AFTER_INSERT)?;
+        Ok(plan)
     }
-    sql::write_members(connection, &plan.members)?;
-    sql::write_events(connection, &plan.events)?;
-    reach(CHATD_AFTER_INSERT)?;
-    Ok(plan)
+
+    /// A few messages of one conversation, in one statement.
+    fn append_alone<'a>(
+        mut self,
+        appends: &[&'a Append],
+        rows: Vec<LockedRow>,
+    ) -> Result<(Plan<'a>, Told), Undone> {
+        let plan = self.plan_remembered(appends, rows)?;
+        // There is nothing between these.
+        for point in [CHATD_BEFORE_INSERT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT] {
+            reach(point)?;
+        }
+        if append_alone(self.connection, &plan)? {
+            Ok((plan, Told::default()))
+        } else {
+            Err(Undone::Stale)
+        }
+    }
+
+    /// With conversations that nobody has locked. Each of them must be written, which compares them:
+    /// an answer that writes nothing would be told of what is perhaps no longer so.
+    fn plan_remembered<'a>(
+        &mut self,
+        appends: &[&'a Append],
+        rows: Vec<LockedRow>,
+    ) -> Result<Plan<'a>, Undone> {
+        let count = rows.len();
+        let plan = self.plan(appends, rows)?;
+        if plan.conversations.len() == count { Ok(plan) } else { Err(Undone::Stale) }
+    }
+
+    fn plan<'a>(
+        &mut self,
+        appends: &[&'a Append],
+        rows: Vec<LockedRow>,
+    ) -> Result<Plan<'a>, CommitError> {
+        let versions: Vec<_> =
+            rows.iter().map(|row| (row.conversation_id, row.membership_version)).collect();
+        let mut audiences = audiences(self.connection, self.audiences, &versions)?;
+        let conversations = rows.into_iter().map(|row| {
+            let audience = audiences.remove(&row.conversation_id).unwrap_or_default();
+            let locked = Locked {
+                last_sequence_number: row.last_sequence_number,
+                last_message_number: row.last_message_number,
+                membership_version: row.membership_version,
+                created_by: row.created_by,
+                last_event_at_us: row.last_event_at_us,
+                audience,
+            };
+            (row.conversation_id, locked)
+        });
+        let conversations = conversations.collect();
+        let asked = to_look_up(appends, &conversations, self.care.keys);
+        let known = sql::known_keys(self.connection, &asked)?;
+        Ok(plan(appends, Found { conversations, known }, self.now_us, &mut proto::id::new))
+    }
 }
 
 /// The requests whose keys are looked up, with their indexes: all of them, or those that would not

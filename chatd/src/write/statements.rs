@@ -4,6 +4,7 @@
 //! every chatd: so they cannot deadlock.
 
 use super::audience::Audience;
+use super::columns::{EventColumns, OutboxColumns};
 use super::command::{Append, Appended};
 use super::plan::{EventRow, Known, MemberChange, Plan};
 use super::receipts::{Cursor, CursorKey};
@@ -154,7 +155,8 @@ const UPSERT_RECEIPTS: Query = Query {
 /// cluster while it waits for the disk, and so would make writers wait for each other.
 pub(crate) const NOTIFY: &str = "NOTIFY realchat_outbox";
 
-/// A locked conversation, its audience aside.
+/// A conversation, its audience aside.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LockedRow {
     pub(super) conversation_id: Uuid,
     pub(super) last_sequence_number: u64,
@@ -319,26 +321,22 @@ pub(super) fn write_events(
     if events.len() >= COPY_ROWS_MIN {
         return connection.copy(&COPY_EVENTS, event_rows(events)).map(drop);
     }
-    macro_rules! column {
-        ($event:ident => $value:expr) => {
-            &events.iter().map(|$event| $value).collect::<Vec<_>>()
-        };
-    }
+    let columns = EventColumns::of(events);
     connection.execute(
         &INSERT_EVENTS,
         &[
-            column!(it => it.append.conversation_id),
-            column!(it => signed(it.sequence_number)),
-            column!(it => it.kind),
-            column!(it => it.message_id),
-            column!(it => signed(it.message_number)),
-            column!(it => it.append.sender_id),
-            column!(it => it.append.device_id),
-            column!(it => it.append.key.as_str()),
-            column!(it => it.append.body_hash.as_slice()),
-            column!(it => it.text),
-            column!(it => it.details.as_deref()),
-            column!(it => signed(it.created_at_us)),
+            &columns.conversations,
+            &columns.sequence_numbers,
+            &columns.kinds,
+            &columns.message_ids,
+            &columns.message_numbers,
+            &columns.senders,
+            &columns.devices,
+            &columns.keys,
+            &columns.body_hashes,
+            &columns.texts,
+            &columns.details,
+            &columns.created_at_us,
         ],
     )?;
     Ok(())
@@ -376,20 +374,16 @@ pub(crate) fn write_outbox(connection: &mut Connection, rows: &[&OutboxRow]) -> 
     if rows.len() >= COPY_ROWS_MIN {
         return connection.copy(&COPY_OUTBOX, outbox_rows(rows)).map(drop);
     }
-    macro_rules! column {
-        ($row:ident => $value:expr) => {
-            &rows.iter().map(|$row| $value).collect::<Vec<_>>()
-        };
-    }
+    let columns = OutboxColumns::of(rows.iter().copied());
     connection.execute(
         &INSERT_OUTBOX,
         &[
-            column!(it => shard(it)),
-            column!(it => it.topic),
-            column!(it => it.key.as_bytes().as_slice()),
-            column!(it => it.value.as_slice()),
-            column!(it => it.headers.as_slice()),
-            column!(it => signed(it.created_at_us)),
+            &columns.shards,
+            &columns.topics,
+            &columns.keys,
+            &columns.values,
+            &columns.headers,
+            &columns.created_at_us,
         ],
     )?;
     Ok(())
@@ -410,7 +404,7 @@ fn outbox_rows(rows: &[&OutboxRow]) -> CopyRows {
     copied
 }
 
-fn shard(row: &OutboxRow) -> i16 {
+pub(super) fn shard(row: &OutboxRow) -> i16 {
     // Shards are few.
     i16::try_from(proto::id::outbox_shard(&row.key)).unwrap_or_default()
 }

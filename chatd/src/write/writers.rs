@@ -169,6 +169,7 @@ impl Writer {
                     answer(batch, outcome, &self.metrics);
                     // All is done: only a crash is of interest here.
                     let _ = reach(CHATD_AFTER_ACK);
+                    self.engine.wake_relay();
                     return;
                 }
                 Err(CommitError::Temporary(reason)) => (reason, false),

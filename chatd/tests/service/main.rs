@@ -7,5 +7,6 @@ mod api;
 mod database;
 mod failpoints;
 mod rate;
+mod remembered;
 mod support;
 mod write;
