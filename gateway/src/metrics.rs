@@ -44,6 +44,7 @@ pub(crate) const EVENTS_WRITTEN: &str = "events_written";
 pub(crate) const BYTES_WRITTEN: &str = "bytes_written";
 pub(crate) const WRITES: &str = "writes";
 pub(crate) const DELIVERY_LATENCY_MS: &str = "delivery_latency_ms";
+pub(crate) const POLL_LATENCY_MS: &str = "poll_latency_ms";
 
 /// A number that one thread changes and others read.
 #[derive(Debug, Default)]
@@ -264,6 +265,37 @@ impl EncodeMetric for Latency {
     }
 }
 
+/// How old records are when the Kafka threads take them: each thread fills its own.
+#[derive(Debug, Clone)]
+pub(crate) struct PollLatency {
+    threads: Arc<[Histogram]>,
+}
+
+impl PollLatency {
+    /// For so many threads, and registered.
+    pub(crate) fn register(threads: usize, metrics: &Metrics) -> Self {
+        let all = Self { threads: (0..threads).map(|_| Histogram::default()).collect() };
+        let help = "Milliseconds from an event's creation to its record's poll from Kafka";
+        metrics.register(POLL_LATENCY_MS, help, all.clone());
+        all
+    }
+
+    pub(crate) fn observe(&self, thread: u16, us: u64) {
+        self.threads[usize::from(thread)].observe(us);
+    }
+}
+
+impl EncodeMetric for PollLatency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let (sum_ms, count, buckets) = histogram::added_up(self.threads.iter());
+        encoder.encode_histogram::<NoLabelSet>(sum_ms, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +318,22 @@ mod tests {
             "realchat_gateway_delivery_latency_ms_sum 71.5",
             "realchat_gateway_delivery_latency_ms_bucket{le=\"2.0\"} 1",
             "realchat_gateway_events_enqueued_total 0",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_scrape_adds_the_kafka_threads_up() {
+        let registry = Metrics::new("gateway");
+        let all = PollLatency::register(2, &registry);
+        all.observe(0, 400);
+        all.observe(1, 1_600);
+        let text = registry.text();
+        for line in [
+            "realchat_gateway_poll_latency_ms_sum 2.0",
+            "realchat_gateway_poll_latency_ms_bucket{le=\"0.5\"} 1",
+            "realchat_gateway_poll_latency_ms_bucket{le=\"2.0\"} 2",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is missing in\n{text}");
         }

@@ -21,7 +21,9 @@ use crate::load;
 use crate::options::{FanoutOptions, count, seconds, within};
 use crate::process;
 use crate::report::{self, progress, rounded};
+use crate::scrape::{self, Buckets};
 use crate::stack::Stack;
+use crate::stolen::Stolen;
 use crate::tokens::Minter;
 use bench::{Bench, Tally};
 use floor::Floor;
@@ -32,6 +34,8 @@ use std::sync::Arc;
 
 /// Largest audience that travels in a record's headers.
 const MEMBERS_MAX: u64 = 1_024;
+/// The gateways' metric of the broker's share.
+const POLL_LATENCY: &str = "poll_latency_ms";
 
 #[derive(Serialize)]
 struct Report {
@@ -44,6 +48,9 @@ struct Report {
     p99_ms: f64,
     p999_ms: f64,
     max_ms: f64,
+    /// From an event's creation to its record's poll by a gateway.
+    broker_p50_ms: f64,
+    broker_p99_ms: f64,
     duplicates: u64,
     reordered: u64,
     deliveries_per_s: u64,
@@ -59,6 +66,8 @@ struct Report {
     floor_max_ms: f64,
     event_bytes: usize,
     sessions_closed: u64,
+    /// Time that the machine's host gave to others while it was wanted here.
+    stolen_percent: f64,
 }
 
 pub(crate) fn run(options: &FanoutOptions) -> Outcome {
@@ -85,6 +94,8 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     for bench in &mut benches {
         bench.round(rate, WARM_UP_MS * 1_000, false)?;
     }
+    let polled_before = scrape::histogram(&stack, POLL_LATENCY)?;
+    let stolen = Stolen::start()?;
     for round in 1..=rounds {
         let mut last = [0.0; 2];
         for (bench, last) in benches.iter_mut().zip(&mut last) {
@@ -92,9 +103,11 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
         }
         progress!("perf: round {round} of {rounds}: CPU per event {last:.2?} us");
     }
+    let stolen_percent = stolen.percent()?;
+    let polled = (polled_before, scrape::histogram(&stack, POLL_LATENCY)?);
     let [gateway, floor] = benches.map(Bench::finish);
     let (gateway, floor) = (gateway?, floor?);
-    let report = report(options, &gateway, &floor);
+    let report = report(options, &gateway, &floor, &polled, stolen_percent);
     report::print(&report, options.common.json)?;
     if gateway.lost + floor.lost + gateway.reordered > 0 {
         return Err(Failure::Refused(format!(
@@ -134,7 +147,13 @@ fn floor_side((connections, conversations): (usize, usize), ids: &[Uuid]) -> Out
     Ok(bench::Side { specs, source, pids: vec![child.pid()?], floor: Some(child) })
 }
 
-fn report(options: &FanoutOptions, gateway: &Tally, floor: &Tally) -> Report {
+fn report(
+    options: &FanoutOptions,
+    gateway: &Tally,
+    floor: &Tally,
+    (before, after): &(Buckets, Buckets),
+    stolen_percent: f64,
+) -> Report {
     let cpu = median(&gateway.cpu_us_per_event);
     let floor_cpu = median(&floor.cpu_us_per_event);
     let (latencies, floor_latencies) = (&gateway.latencies, &floor.latencies);
@@ -149,6 +168,8 @@ fn report(options: &FanoutOptions, gateway: &Tally, floor: &Tally) -> Report {
         p99_ms: rounded(latencies.ms_at(0.99)),
         p999_ms: rounded(latencies.ms_at(0.999)),
         max_ms: rounded(latencies.ms_max()),
+        broker_p50_ms: rounded(scrape::quantile(before, after, 0.5)),
+        broker_p99_ms: rounded(scrape::quantile(before, after, 0.99)),
         duplicates: gateway.duplicates,
         reordered: gateway.reordered,
         deliveries_per_s: options.rate * options.connections / options.conversations,
@@ -164,5 +185,6 @@ fn report(options: &FanoutOptions, gateway: &Tally, floor: &Tally) -> Report {
         floor_max_ms: rounded(floor_latencies.ms_max()),
         event_bytes: crate::limits::FANOUT_EVENT_BYTES,
         sessions_closed: gateway.closed,
+        stolen_percent: rounded(stolen_percent),
     }
 }

@@ -20,6 +20,9 @@ pub(crate) const STRAGGLERS_MS_MAX: u64 = 15_000;
 pub(crate) const ROWS_AT_ONCE: usize = 10_000;
 /// Connections of the one-transaction-a-message side of `perf write`.
 pub(crate) const NAIVE_CONNECTIONS: usize = 16;
+/// Sends that `perf write` makes one at a time, and how many of them before as many bare commits.
+pub(crate) const LONE_SENDS: usize = 400;
+pub(crate) const LONE_TURN: usize = 50;
 /// The part of a run that is not measured, in `perf write` and `perf fanout`.
 pub(crate) const WARM_UP_MS: u64 = 1_000;
 /// Bytes of one encoded event in `perf fanout`.

@@ -35,6 +35,7 @@ mod report;
 mod scrape;
 mod slow;
 mod stack;
+mod stolen;
 mod storm;
 mod tokens;
 mod write;

@@ -5,7 +5,9 @@
 //! the stack stays up meanwhile: what either side commits is relayed and pushed at the same time,
 //! and a side begins once all that was committed before is relayed.
 
+mod lone;
 mod naive;
+mod pgbench;
 
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
@@ -15,6 +17,7 @@ use crate::options::{WriteOptions, count, seconds, within};
 use crate::population::{self, Population};
 use crate::report::{self, progress, rounded};
 use crate::stack::{Link, Stack};
+use crate::stolen::Stolen;
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use daemon::link::{Client, ClientSettings, LinkError};
 use fastrand::Rng;
@@ -38,6 +41,14 @@ struct Report {
     durable_per_s_by_round: Vec<f64>,
     naive_per_s_by_round: Vec<f64>,
     naive_connections: usize,
+    /// PostgreSQL's own benchmark doing what the naive side does, where there is one.
+    pgbench_per_s: Option<f64>,
+    ratio_to_pgbench: Option<f64>,
+    /// One send at a time, beside a bare commit of one row.
+    lone_p50_ms: f64,
+    bare_commit_p50_ms: f64,
+    lone_ratio: f64,
+    stolen_percent: f64,
     in_flight: u64,
     conversations: u64,
     text_bytes: u64,
@@ -72,11 +83,13 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
     let population = Population::plan(&mut random, USERS, count(conversations), 2);
     population.insert(&database_url)?;
     let fsync = is_durable(&database_url)?;
-    let naive = naive::Naive::new(&database_url, &population, count(text_bytes));
+    let text_len = count(text_bytes);
+    let naive = naive::Naive::new(&database_url, &population, text_len);
     let mut outbox = population::connect(&database_url)?;
     let mut engine = Engine::start(&stack.link("chatd")?, population, options, random)?;
     let round_us = seconds * 1_000_000 / rounds;
     let (mut durable_per_s, mut naive_per_s) = (Vec::new(), Vec::new());
+    let stolen = Stolen::start()?;
     for round in 1..=rounds {
         drain(&mut outbox)?;
         durable_per_s.push(engine.round(round_us)?);
@@ -85,7 +98,12 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
         let (ours, theirs) = (durable_per_s.last(), naive_per_s.last());
         progress!("perf: round {round} of {rounds}: {ours:.0?} and {theirs:.0?} a second");
     }
+    let stolen_percent = stolen.percent()?;
     let (durable, naive) = (median(&durable_per_s), median(&naive_per_s));
+    drain(&mut outbox)?;
+    let population = engine.population.clone();
+    let pgbench = pgbench::measure(&database_url, &population, text_len, seconds.div_ceil(rounds))?;
+    let lone = lone::measure(&mut engine, &database_url)?;
     let report = Report {
         durable_per_s: rounded(durable),
         naive_per_s: rounded(naive),
@@ -96,6 +114,12 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
         durable_per_s_by_round: durable_per_s.into_iter().map(rounded).collect(),
         naive_per_s_by_round: naive_per_s.into_iter().map(rounded).collect(),
         naive_connections: crate::limits::NAIVE_CONNECTIONS,
+        pgbench_per_s: pgbench.map(rounded),
+        ratio_to_pgbench: pgbench.map(|it| rounded(durable / it.max(f64::MIN_POSITIVE))),
+        lone_p50_ms: rounded(lone.send_p50_ms),
+        bare_commit_p50_ms: rounded(lone.commit_p50_ms),
+        lone_ratio: rounded(lone.send_p50_ms / lone.commit_p50_ms.max(f64::MIN_POSITIVE)),
+        stolen_percent: rounded(stolen_percent),
         in_flight: options.in_flight,
         conversations,
         text_bytes,
@@ -185,6 +209,14 @@ impl Engine {
             self.take_one(u64::MAX, 0)?;
         }
         Ok(per(acked * 1_000_000, round_us))
+    }
+
+    /// One send, and nothing beside it; microseconds until its acknowledgement.
+    fn lone(&mut self) -> Outcome<u64> {
+        let start_us = clock::now_us();
+        self.submit()?;
+        self.take_one(u64::MAX, 0)?;
+        Ok(clock::now_us() - start_us)
     }
 
     fn submit(&mut self) -> Outcome {

@@ -95,7 +95,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
     let threads = threads(lanes);
     let stop = Arc::new(AtomicBool::new(false));
     let log = scout.log()?;
-    let registered = Registered::new(metrics);
+    let registered = Registered::new(threads, metrics);
     let asking = ClientSettings {
         address: config.text("chatd.link").to_owned(),
         secret: config.text("link.secret").to_owned(),

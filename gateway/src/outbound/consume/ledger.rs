@@ -2,6 +2,7 @@
 //! many deliveries to shards, whose own ledger goes on from there.
 
 use super::record::TAILED;
+use crate::metrics::PollLatency;
 use daemon::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +26,7 @@ pub(super) struct Ledger {
     pub(super) records_shed: Counter,
     pub(super) roster_bytes: Gauge,
     pub(super) records_held: Gauge,
+    pub(super) poll_latency: PollLatency,
 }
 
 /// The metrics that the threads share.
@@ -42,12 +44,14 @@ pub(super) struct Registered {
     roster_bytes: Family<Label, Gauge>,
     records_held: Family<Label, Gauge>,
     pub(super) roster_failures: Counter,
+    poll_latency: PollLatency,
 }
 
 impl Registered {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(super) fn new(threads: usize, metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.register(name, help, Counter::default());
         Self {
+            poll_latency: PollLatency::register(threads, metrics),
             consumed: metrics.register(
                 "records_consumed",
                 "Records taken from Kafka",
@@ -121,6 +125,7 @@ impl Registered {
             records_shed: self.records_shed.clone(),
             roster_bytes: self.roster_bytes.get_or_create(&consumer).clone(),
             records_held: self.records_held.get_or_create(&consumer).clone(),
+            poll_latency: self.poll_latency.clone(),
         }
     }
 }

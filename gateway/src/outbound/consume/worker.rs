@@ -89,8 +89,9 @@ pub(super) struct Routing {
     unheard_records: usize,
     /// Positions of the log that the shards were last told.
     told: Vec<(u16, i64)>,
-    /// Records of the batch in hand.
+    /// Records of the batch in hand, and when the first of them was taken.
     records: usize,
+    polled_at_us: u64,
 }
 
 impl Worker {
@@ -119,6 +120,7 @@ impl Worker {
             unheard_records: 0,
             told: Vec::new(),
             records: 0,
+            polled_at_us: 0,
         };
         let now = Instant::now();
         Self {
@@ -375,6 +377,9 @@ impl Routing {
     fn take(&mut self, message: &Incoming<'_>) {
         let _ = failpoint::reach(failpoint::GATEWAY_AFTER_POLL);
         let (topic, partition) = (message.topic, message.partition);
+        if self.records == 0 {
+            self.polled_at_us = daemon::clock::now_us();
+        }
         let at = |it: &Position| it.partition == partition && it.topic == topic;
         let Some(index) = self.partitions.iter().position(at) else { return };
         let purpose = self.partitions[index].purpose;
@@ -432,6 +437,8 @@ impl Routing {
             return Ok(self.present(id, &frame));
         }
         let headers = message.headers()?;
+        let age_us = self.polled_at_us.saturating_sub(headers.created_at_us);
+        self.ledger.poll_latency.observe(self.thread, age_us);
         let conversation = if purpose == Purpose::Conversation { id } else { Uuid::nil() };
         let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
         let partition = u16::try_from(message.partition).unwrap_or(u16::MAX);
