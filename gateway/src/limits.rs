@@ -263,6 +263,13 @@ pub(crate) const KAFKA_FETCH_MS_MAX: usize = 500;
 pub(crate) const KAFKA_FETCH_PACE_US: u64 = 3_000;
 /// Of one partition in one answer; a batch that is larger comes alone.
 pub(crate) const KAFKA_PARTITION_BYTES_MAX: usize = 1024 * 1024;
+/// More than an answer's head, which comes before its first records; the least that records take is
+/// more again.
+pub(crate) const KAFKA_HEAD_BYTES: usize = 160;
+/// The most of an answer that a Kafka thread waits for before it reads any of it.
+pub(crate) const KAFKA_LOW_WATER_BYTES_MAX: usize = 64 * 1024;
+/// When an answer that is too short to wake a Kafka thread is looked for.
+pub(crate) const KAFKA_OVERDUE_MS: u64 = KAFKA_FETCH_MS_MAX as u64 + 5;
 /// An answer to a fetch: what was asked for, or one batch that is larger.
 pub(crate) const KAFKA_ANSWER_BYTES_MAX: usize = 2 * KAFKA_FETCH_BYTES_MAX;
 /// Room for an answer that is kept between answers.

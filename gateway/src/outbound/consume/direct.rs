@@ -7,7 +7,8 @@ use super::client::Consumer;
 use super::wire::{self, Record, Session, WireError};
 use crate::limits::{
     KAFKA_ANSWER_BYTES_MAX, KAFKA_ASK_MS_MAX, KAFKA_CONNECT_MS_MAX, KAFKA_FETCH_MS_MAX,
-    KAFKA_FETCH_PACE_US, KAFKA_INPUT_BYTES,
+    KAFKA_FETCH_PACE_US, KAFKA_HEAD_BYTES, KAFKA_INPUT_BYTES, KAFKA_LOW_WATER_BYTES_MAX,
+    KAFKA_OVERDUE_MS,
 };
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -15,12 +16,15 @@ use rdkafka::consumer::Consumer as _;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 const CONNECT: Duration = Duration::from_millis(KAFKA_CONNECT_MS_MAX);
 const PACE: Duration = Duration::from_micros(KAFKA_FETCH_PACE_US);
 /// A request's answer; it waits for records for a part of that.
 const ANSWER: Duration = Duration::from_millis(KAFKA_ASK_MS_MAX + KAFKA_FETCH_MS_MAX as u64);
+/// A request without an answer for so long has one without records, or none that wakes.
+const OVERDUE: Duration = Duration::from_millis(KAFKA_OVERDUE_MS);
 /// The broker has forgotten the session, or the answer to its last request was lost.
 const SESSION_ERRORS: [i16; 2] = [70, 71];
 
@@ -62,6 +66,8 @@ struct Leader {
     written: usize,
     input: Vec<u8>,
     filled: usize,
+    /// Bytes that wake the thread; see [`Leader::await_bytes`].
+    low_water: usize,
 }
 
 pub(super) struct Direct {
@@ -134,6 +140,10 @@ impl Direct {
                 Duration::ZERO => leader.ask(&self.client, self.topic)?,
                 pause => patience = patience.min(pause),
             }
+            if let Some(left) = leader.until_overdue() {
+                // Not a little too early: what is overdue is looked at once.
+                patience = patience.min(left + Duration::from_millis(1));
+            }
         }
         match self.poll.poll(&mut self.events, Some(patience)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -145,6 +155,12 @@ impl Direct {
             let Some(leader) = self.leaders.get_mut(event.token().0) else { continue };
             leader.write()?;
             leader.read(&mut take)?;
+        }
+        for leader in &mut self.leaders {
+            if leader.until_overdue() == Some(Duration::ZERO) {
+                leader.await_bytes(1);
+                leader.read(&mut take)?;
+            }
         }
         let is_late =
             |it: &Leader| it.is_asked && it.asked_at.is_some_and(|at| at.elapsed() > ANSWER);
@@ -199,6 +215,7 @@ impl Leader {
             written: 0,
             input: Vec::new(),
             filled: 0,
+            low_water: 1,
         }
     }
 
@@ -222,7 +239,36 @@ impl Leader {
         wire::request(client, correlation, session, topic, changed, &mut self.output);
         self.partitions.iter_mut().for_each(|it| it.is_new = false);
         (self.is_asked, self.asked_at) = (true, Some(Instant::now()));
+        self.await_bytes(KAFKA_HEAD_BYTES);
         self.write()
+    }
+
+    /// Until an answer that did not wake the thread is to be looked for; none if any byte does wake it.
+    fn until_overdue(&self) -> Option<Duration> {
+        let asked_at = self.asked_at.filter(|_| self.is_asked && self.low_water > 1)?;
+        Some(OVERDUE.saturating_sub(asked_at.elapsed()))
+    }
+
+    /// Wakes the thread once so many bytes are there (`SO_RCVLOWAT`): brokers send an answer piece by
+    /// piece, its head and each partition's records, and no piece but the last is of use.
+    fn await_bytes(&mut self, bytes: usize) {
+        let bytes = bytes.clamp(1, KAFKA_LOW_WATER_BYTES_MAX);
+        if bytes == self.low_water {
+            return;
+        }
+        let value = libc::c_int::try_from(bytes).unwrap_or(1);
+        // SAFETY: the descriptor is this stream's, and the value is an integer of the size that is told.
+        let failed = unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVLOWAT,
+                (&raw const value).cast(),
+                libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default(),
+            )
+        };
+        // Where it cannot be set, every piece wakes.
+        self.low_water = if failed == 0 { bytes } else { 1 };
     }
 
     fn failed(&self, error: io::Error) -> DirectError {
@@ -248,15 +294,25 @@ impl Leader {
             if self.input.len() < wanted {
                 self.input.resize(wanted, 0);
             }
+            let room = self.input.len() - self.filled;
+            let mut is_empty = false;
             match self.stream.read(&mut self.input[self.filled..]) {
                 Ok(0) => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
-                Ok(bytes) => self.filled += bytes,
+                Ok(bytes) => {
+                    self.filled += bytes;
+                    is_empty = bytes < room;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.failed(error)),
             }
             if self.filled >= 4 && self.filled >= self.wanted()? {
                 self.answered(take)?;
+            } else if is_empty {
+                let is_sized = self.filled >= 4;
+                let missing = if is_sized { self.wanted()? - self.filled } else { 1 };
+                self.await_bytes(missing);
+                return Ok(());
             }
         }
         Ok(())

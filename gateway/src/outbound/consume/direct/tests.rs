@@ -87,6 +87,41 @@ fn one(base: i64, value: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn an_answer_in_many_pieces_wakes_the_thread_a_few_times_at_most() {
+    const PIECES: usize = 50;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = listener.local_addr().unwrap().to_string();
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut bytes = vec![0; usize::try_from(small(&length)).unwrap()];
+        stream.read_exact(&mut bytes).unwrap();
+        let value = vec![7; 20_000];
+        let answer = answer_of(small(&bytes[4..8]), 0, SESSION, &[(0, 0, one(10, &value))]);
+        let length = i32::try_from(answer.len()).unwrap().to_be_bytes();
+        let whole = [length.as_slice(), &answer].concat();
+        for piece in whole.chunks(whole.len().div_ceil(PIECES)) {
+            stream.write_all(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        stream
+    });
+    let mut direct = open(name, &[(0, 10)]);
+    let (mut polls, mut seen) = (0, Vec::new());
+    while seen.is_empty() {
+        let take = |_, record: Record<'_>| seen.push(record.offset);
+        direct.poll(Duration::from_secs(20), take).unwrap();
+        polls += 1;
+    }
+    assert_eq!(seen, [10]);
+    // The socket's first readiness to write, the head, and all that is left.
+    assert!(polls <= 5, "{polls}");
+    drop(broker.join().unwrap());
+}
+
+#[test]
 fn records_come_in_order_and_a_session_is_told_only_what_changed() {
     let large = vec![5; 3 * KAFKA_INPUT_BYTES];
     let (name, broker) = broker(vec![
