@@ -9,6 +9,7 @@
 //!   fanout   Kafka --> gateway --> load (mio)       beside  floor: a bare epoll loop
 //!   slow     Kafka --> gateway --> load (mio)       some of it reads slowly
 //!   storm    load (mio) <==> gateways               everybody comes back at once
+//!   soak     e2e for a long time                   memory and descriptors from /proc
 //!   chaos    client library <==> gateways, faults   judged by checker
 //!   hostile  anything --> every port
 //!   check    checker alone
@@ -33,7 +34,9 @@ mod record;
 mod relay;
 mod report;
 mod scrape;
+mod slope;
 mod slow;
+mod soak;
 mod stack;
 mod storm;
 mod tokens;
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Fanout(it) => fanout::run(it),
         Command::Slow(it) => slow::run(it),
         Command::Storm(it) => storm::run(it),
+        Command::Soak(it) => soak::run(it),
         Command::Chaos(it) => chaos::run(it),
         Command::Hostile(it) => hostile::run(it),
         Command::Check(it) => checker::command::run(it),

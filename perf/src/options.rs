@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Slow(SlowOptions),
     /// Everybody reconnects at once, after a small gap
     Storm(StormOptions),
+    /// The load of e2e for a long time, and what grows meanwhile
+    Soak(SoakOptions),
     /// Faults under load, and a verdict on everything the clients saw
     Chaos(ChaosOptions),
     /// Random and malformed input on every port
@@ -93,6 +95,30 @@ pub(crate) struct E2eOptions {
     /// Seconds of sending
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) seconds: u64,
+    /// Conversations; a quarter of the connections if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) conversations: Option<u64>,
+    /// Members of each conversation
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) members: u64,
+    /// Bytes of each message's text
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) text_bytes: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SoakOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Minutes of sending
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) minutes: u64,
+    /// Messages a second, over all connections
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) rate: u64,
+    /// Sessions, one a user, spread over all gateways
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) connections: u64,
     /// Conversations; a quarter of the connections if not given
     #[arg(long, value_name = "N")]
     pub(crate) conversations: Option<u64>,

@@ -39,6 +39,37 @@ pub(crate) fn anonymous_bytes_sum(pids: &[i32]) -> Outcome<u64> {
     pids.iter().map(|pid| anonymous_bytes(*pid)).sum()
 }
 
+/// A process and its children; those of them that live.
+fn with_children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    std::iter::once(pid)
+        .chain(children.split_whitespace().filter_map(|it| it.parse().ok()))
+        .collect()
+}
+
+/// Resident memory of a process and its children in bytes, without what is shared between them.
+pub(crate) fn resident_bytes(pid: i32) -> Outcome<u64> {
+    let of = |pid: i32| -> Outcome<u64> {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read_to_string(&path).doing(&path)?;
+        Ok((field(&text, "RssAnon:") + field(&text, "RssFile:")) * KIB)
+    };
+    // A child may be gone by now.
+    let children: u64 = with_children(pid).iter().skip(1).filter_map(|it| of(*it).ok()).sum();
+    Ok(of(pid)? + children)
+}
+
+/// Open files, sockets and the like of a process and its children.
+pub(crate) fn descriptors(pid: i32) -> Outcome<u64> {
+    let of = |pid: i32| -> Outcome<u64> {
+        let path = format!("/proc/{pid}/fd");
+        Ok(fs::read_dir(&path).doing(&path)?.count() as u64)
+    };
+    let children: u64 = with_children(pid).iter().skip(1).filter_map(|it| of(*it).ok()).sum();
+    Ok(of(pid)? + children)
+}
+
 /// Memory that the kernel uses for sockets and in slabs, in bytes, on the whole machine.
 pub(crate) fn kernel_bytes() -> Outcome<u64> {
     let sockets = fs::read_to_string("/proc/net/sockstat").doing("/proc/net/sockstat")?;
@@ -115,6 +146,20 @@ mod tests {
         }
         assert!(anonymous_bytes(own).unwrap() > 0 && kernel_bytes().unwrap() > 0, "{sum}");
         assert!(is_alive(own) && connections_max().unwrap() > 0);
+        assert!(resident_bytes(own).unwrap() > 0 && descriptors(own).unwrap() > 2);
+    }
+
+    #[test]
+    fn children_count_with_their_parent() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let id = i32::try_from(child.id()).unwrap();
+        // Children are told by the thread that made them: here a test's own.
+        assert_eq!(with_children(id), [id]);
+        assert!(resident_bytes(id).unwrap() > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(resident_bytes(id).is_err() && with_children(own).contains(&own));
     }
 
     #[test]

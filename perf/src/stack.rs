@@ -185,6 +185,12 @@ impl Stack {
         names.map(|name| self.pid(&name).map(|pid| (name, pid))).collect()
     }
 
+    /// Every process that the stack runs itself: `gateway-1`, `chatd`, `postgres`, ...
+    pub(crate) fn pids(&self) -> Outcome<BTreeMap<String, i32>> {
+        let parts = self.parts("")?.into_iter();
+        parts.map(|part| Ok((part.to_lowercase().replace('_', "-"), self.pid(&part)?))).collect()
+    }
+
     /// The admin addresses of every daemon.
     pub(crate) fn admins(&self) -> Outcome<Vec<SocketAddr>> {
         let env = self.env()?;
