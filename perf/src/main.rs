@@ -11,6 +11,7 @@
 //!   storm    load (mio) <==> gateways               everybody comes back at once
 //!   soak     e2e for a long time                   memory and descriptors from /proc
 //!   chaos    client library <==> gateways, faults   judged by checker
+//!   plan     write, tails, idle and deliveries, short  into a model of machines
 //!   hostile  anything --> every port
 //!   check    checker alone
 //! ```
@@ -28,6 +29,7 @@ mod latency;
 mod limits;
 mod load;
 mod options;
+mod plan;
 mod population;
 mod process;
 mod record;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Storm(it) => storm::run(it),
         Command::Soak(it) => soak::run(it),
         Command::Chaos(it) => chaos::run(it),
+        Command::Plan(it) => plan::run(it),
         Command::Hostile(it) => hostile::run(it),
         Command::Check(it) => checker::command::run(it),
         Command::Floor => fanout::floor::serve(),

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::limits::SECONDS_MAX;
+use crate::plan::Inputs;
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Soak(SoakOptions),
     /// Faults under load, and a verdict on everything the clients saw
     Chaos(ChaosOptions),
+    /// How many machines a number of users takes, by part
+    Plan(PlanOptions),
     /// Random and malformed input on every port
     Hostile(HostileOptions),
     /// Judges recorded histories
@@ -258,6 +261,23 @@ pub(crate) struct ChaosOptions {
     /// Keep the histories in this folder, which must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Quiet seconds in which sessions are measured; each other phase takes a quarter of it
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub(crate) seconds: u64,
+    /// Costs that --save-costs wrote, instead of a measurement
+    #[arg(long, value_name = "FILE")]
+    pub(crate) costs: Option<PathBuf>,
+    /// Keep the measured costs in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_costs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

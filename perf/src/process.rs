@@ -27,6 +27,26 @@ pub(crate) fn cpu_ns_sum(pids: &[i32]) -> Outcome<u64> {
     pids.iter().map(|pid| cpu_ns(*pid)).sum()
 }
 
+/// CPU time of a process and of its children, those that have ended included.
+pub(crate) fn cpu_ns_with_children(pid: i32) -> Outcome<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).doing(&path)?;
+    // The name, in brackets, may hold anything; cutime and cstime are fields 16 and 17 of proc(5).
+    let rest = text.rsplit_once(") ").map_or("", |it| it.1);
+    let ended = rest.split(' ').skip(13).take(2).filter_map(|it| it.parse::<u64>().ok());
+    let ended_ns = ended.sum::<u64>() * (1_000_000_000 / ticks_per_s());
+    let children = with_children(pid).into_iter().skip(1);
+    // A child may be gone by now.
+    let children_ns: u64 = children.filter_map(|it| cpu_ns(it).ok()).sum();
+    Ok(cpu_ns(pid)? + ended_ns + children_ns)
+}
+
+fn ticks_per_s() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).unwrap_or(100).max(1)
+}
+
 /// Private anonymous memory of a process in bytes, swapped out pages included.
 pub(crate) fn anonymous_bytes(pid: i32) -> Outcome<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
@@ -146,6 +166,7 @@ mod tests {
         }
         assert!(anonymous_bytes(own).unwrap() > 0 && kernel_bytes().unwrap() > 0, "{sum}");
         assert!(is_alive(own) && connections_max().unwrap() > 0);
+        assert!(cpu_ns_with_children(own).unwrap() >= before);
         assert!(resident_bytes(own).unwrap() > 0 && descriptors(own).unwrap() > 2);
     }
 

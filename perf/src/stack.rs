@@ -84,6 +84,11 @@ impl Stack {
         }
     }
 
+    /// The stack's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn env(&self) -> Outcome<BTreeMap<String, String>> {
         let path = self.dir.join("env");
         let text = std::fs::read_to_string(&path).reaching(format!("{}", path.display()))?;
