@@ -14,6 +14,7 @@ mod faults;
 mod fleet;
 mod network;
 mod pacer;
+mod planted;
 mod shim;
 mod trial;
 
@@ -72,6 +73,9 @@ struct Wanted {
 
 pub(crate) fn run(options: &ChaosOptions) -> Outcome {
     let wanted = wanted(options)?;
+    if let Some(bug) = &options.planted {
+        return planted::run(options, wanted, bug);
+    }
     let folder = history_folder(options.history.as_deref())?;
     let stack = Stack::prepared(&options.common, 2, |dir| prepare(dir, &wanted.faults))?;
     let arena = Arena::open(&stack, &wanted.faults)?;

@@ -261,6 +261,9 @@ pub(crate) struct ChaosOptions {
     /// Keep the histories in this folder, which must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
+    /// Give the daemons this defect, and succeed once it was found, within --cycles
+    #[arg(long, value_name = "BUG")]
+    pub(crate) planted: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,7 @@ const REACHED: [&str; 5] = ["chatd", "presenced", "redis", "kafka", "postgres"];
 const DAEMONS: [&str; 4] = ["gateway", "chatd", "relay", "presenced"];
 /// How far a clock is off, either way.
 const CLOCK_MS: std::ops::Range<i64> = 1_000..3_600_000;
-const NO_FAILPOINTS: &str = "the daemons have no failpoints; bring the stack up with \
+pub(super) const NO_FAILPOINTS: &str = "the daemons have no failpoints; bring the stack up with \
      REALCHAT_BINARIES set to what scripts/lib/build-failpoints prints";
 const CLEAN: &str = "clean";
 const PAUSE: &str = "pause";
@@ -156,6 +156,10 @@ impl<'a> Arena<'a> {
 
     pub(super) fn stack(&self) -> &Stack {
         self.stack
+    }
+
+    pub(super) fn has_failpoints(&self) -> bool {
+        self.has_failpoints
     }
 
     /// Can this be done here? An error says why not.
