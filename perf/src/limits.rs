@@ -58,9 +58,11 @@ pub(crate) const SLOW_BUFFER_BYTES: usize = 4 * 1024;
 /// Sends that chatd has not yet answered while `perf plan` measures: batches as under a good load.
 pub(crate) const PLAN_IN_FLIGHT: u64 = 1_024;
 /// Sessions with which `perf plan` measures, ten to a conversation.
-pub(crate) const PLAN_SESSIONS: usize = 1_000;
+pub(crate) const PLAN_SESSIONS: usize = 5_000;
 /// Records a second whose deliveries `perf plan` measures.
-pub(crate) const PLAN_RECORDS_PER_S: u64 = 300;
+pub(crate) const PLAN_RECORDS_PER_S: u64 = 500;
+/// Messages a second that come by WebSocket while `perf plan` measures, each for its sender alone.
+pub(crate) const PLAN_SENDS_PER_S: u64 = 1_000;
 /// Consumers that tail the log beside the gateways while `perf plan` measures what a tail costs.
 pub(crate) const PLAN_TAILS: usize = 2;
 
