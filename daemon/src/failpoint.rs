@@ -5,12 +5,23 @@
 //! port. An order is `NAME=ACTION`, or several with commas between them; the action is `exit` (as by
 //! kill -9), `error`, or `sleep:MILLISECONDS`, and `@N` behind it means the N-th time that the place is
 //! reached. What was triggered once is disarmed.
+//!
+//! The order `clock=MILLISECONDS`, with a sign or without, lets the wall clock of that daemon be off by so
+//! much, until the next such order.
+//!
+//! The same build can be given a defect, by the environment variable `REALCHAT_PLANTED_BUG` at its start:
+//! one of [`PLANTED`]. They are there to see that the history checker finds them.
 
 #[cfg(feature = "failpoints")]
 mod armed;
 
 #[cfg(feature = "failpoints")]
-pub use armed::{arm, arm_from_environment, reach};
+pub(crate) use armed::shifted;
+#[cfg(feature = "failpoints")]
+pub use armed::{arm, arm_from_environment, is_planted, reach};
+
+/// Whether this build has them.
+pub const ENABLED: bool = cfg!(feature = "failpoints");
 
 /// In a batch's transaction, before its rows are written.
 pub const CHATD_BEFORE_INSERT: &str = "chatd.before_insert";
@@ -47,6 +58,17 @@ pub const ALL: [&str; 10] = [
     GATEWAY_BEFORE_COMMIT,
 ];
 
+/// The gateway commits offsets of records that no session has been given.
+pub const COMMIT_BEFORE_ENQUEUE: &str = "commit-before-enqueue";
+/// chatd acknowledges what PostgreSQL has not yet written.
+pub const ASYNCHRONOUS_COMMIT: &str = "asynchronous-commit";
+/// The relay deletes rows before the broker has acknowledged them.
+pub const MARK_BEFORE_ACKNOWLEDGEMENT: &str = "mark-before-acknowledgement";
+
+/// Every defect that can be planted.
+pub const PLANTED: [&str; 3] =
+    [COMMIT_BEFORE_ENQUEUE, ASYNCHRONOUS_COMMIT, MARK_BEFORE_ACKNOWLEDGEMENT];
+
 /// The failpoint of this name was told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the failpoint {0} was told to fail")]
@@ -58,4 +80,19 @@ pub struct Injected(pub &'static str);
 #[allow(clippy::missing_errors_doc, reason = "this build has no failpoints")]
 pub const fn reach(_name: &'static str) -> Result<(), Injected> {
     Ok(())
+}
+
+/// Was this defect planted? In this build none can be.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+#[must_use]
+pub const fn is_planted(_name: &'static str) -> bool {
+    false
+}
+
+/// The time as it is told: in this build, as it is.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub(crate) const fn shifted(now_us: u64) -> u64 {
+    now_us
 }

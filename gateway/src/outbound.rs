@@ -7,3 +7,4 @@ pub(crate) mod offsets;
 pub(crate) mod payload;
 pub(crate) mod publish;
 pub(crate) mod ring;
+pub(crate) mod witness;

@@ -1,293 +1,155 @@
 //! `perf e2e`: open-loop sends through every gateway, each followed to every member's session.
 
+mod load;
 mod verify;
 
 use crate::clock::{self, Schedule};
-use crate::failure::{Failure, Outcome};
-use crate::latency::Latencies;
-use crate::limits::STRAGGLERS_MS_MAX;
-use crate::load::tracker::{Sight, Tracker};
-use crate::load::{self, Driver, Handler};
+use crate::failure::Outcome;
+use crate::limits::{SENDS_MAX, STRAGGLERS_MS_MAX};
+use crate::load::{self as sessions, Driver};
 use crate::options::{E2eOptions, count, seconds, within};
 use crate::population::Population;
 use crate::process::connections_max;
-use crate::report::{self, progress, rounded};
+use crate::report::{self, progress};
 use crate::stack::Stack;
 use crate::tokens::Minter;
 use fastrand::Rng;
-use proto::Message;
-use proto::client::{ClientFrame, Send, ServerFrame, client_frame, event, server_frame};
-use serde::Serialize;
-use std::collections::VecDeque;
+use load::Load;
 use std::time::Duration;
 
-/// The first request id of a send; below are the session's own.
-const FIRST_REQUEST: u64 = 16;
-/// Wait before a send that met a retryable error is tried again.
-const RETRY_US: u64 = 100_000;
+pub(crate) use load::Report;
 
-#[derive(Serialize)]
-struct Report {
-    sent: u64,
-    acked: u64,
-    delivered: u64,
-    lost: u64,
-    duplicates: u64,
-    reordered: u64,
-    ack_p50_ms: f64,
-    ack_p99_ms: f64,
-    delivery_p50_ms: f64,
-    delivery_p99_ms: f64,
-    delivery_max_ms: f64,
-    rate: u64,
-    connections: u64,
-    seconds: u64,
-    retried: u64,
-    sessions_closed: u64,
-    lost_in_database: u64,
+/// How much is sent, by how many, to how many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// Messages a second, over all connections.
+    pub(crate) rate: u64,
+    pub(crate) connections: u64,
+    pub(crate) seconds: u64,
+    pub(crate) conversations: u64,
+    /// Members of each conversation.
+    pub(crate) members: u64,
+    pub(crate) text_bytes: u64,
 }
 
-/// One message from when it is due to its acknowledgement.
-struct Sending {
-    session: usize,
-    conversation: usize,
-    due_us: u64,
-    /// Message id and sequence number, once acknowledged.
-    answer: Option<(Vec<u8>, u64)>,
+impl Scale {
+    /// Refuses what no run can do.
+    pub(crate) fn check(&self) -> Outcome {
+        within("--connections", self.connections, 1..=connections_max()?)?;
+        within("--rate", self.rate, 1..=100_000)?;
+        within("--members", self.members, 1..=self.connections.min(1_024))?;
+        within("--conversations", self.conversations, 1..=1_000_000)?;
+        within("--text-bytes", self.text_bytes, 32..=16_384)?;
+        let sends = self.rate.saturating_mul(self.seconds);
+        within("the number of sends (--rate times the seconds)", sends, 1..=SENDS_MAX).map(|_| ())
+    }
 }
 
-struct Load {
-    population: Population,
-    text_bytes: usize,
-    tracker: Tracker,
-    sendings: Vec<Sending>,
-    retries: VecDeque<(u64, usize)>,
-    acks: Latencies,
-    deliveries: Latencies,
-    acked: u64,
-    /// Deliveries that the acknowledgements so far promise.
-    expected: u64,
-    retried: u64,
-    closed: u64,
-    refusal: Option<String>,
+/// Conversations, if it is not said how many.
+pub(crate) fn conversations(connections: u64) -> u64 {
+    (connections / 4).max(1)
+}
+
+/// Open sessions and their conversations.
+pub(crate) struct Run {
+    scale: Scale,
+    driver: Driver,
+    load: Load,
+    random: Rng,
 }
 
 pub(crate) fn run(options: &E2eOptions) -> Outcome {
-    let connections = within("--connections", options.connections, 1..=connections_max()?)?;
-    let rate = within("--rate", options.rate, 1..=100_000)?;
-    let seconds = seconds(options.seconds)?;
-    let members = within("--members", options.members, 1..=connections.min(1_024))?;
-    let default = (connections / 4).max(1);
-    let conversations =
-        within("--conversations", options.conversations.unwrap_or(default), 1..=1_000_000)?;
-    let text_bytes = within("--text-bytes", options.text_bytes, 32..=16_384)?;
+    let scale = Scale {
+        rate: options.rate,
+        connections: options.connections,
+        seconds: seconds(options.seconds)?,
+        conversations: options.conversations.unwrap_or(conversations(options.connections)),
+        members: options.members,
+        text_bytes: options.text_bytes,
+    };
+    scale.check()?;
     let stack = Stack::of(&options.common, 2)?;
-    let mut random = Rng::with_seed(options.common.seed);
-    let population =
-        Population::plan(&mut random, count(connections), count(conversations), count(members));
-    progress!("perf: inserting {connections} users and {conversations} conversations");
-    population.insert(&stack.database_url()?)?;
-    let minter = Minter::open(&stack.signing_key()?)?;
-    let specs = load::specs(&stack.gateways()?, &minter, population.users.iter().copied())?;
-    let mut load = Load::new(population, count(text_bytes));
-    let mut driver = Driver::new()?;
-    driver.open_all(specs, &mut load)?;
-    progress!("perf: sending {rate} messages a second for {seconds} s");
-    send_all(&mut driver, &mut load, rate, seconds, &mut random)?;
-    let until_us = clock::now_us() + STRAGGLERS_MS_MAX * 1_000;
-    load.settle(&mut driver, until_us)?;
-    driver.close_all();
-    let checked = verify::against_database(&stack.database_url()?, &load)?;
-    let lost_by_sessions = load.tracker.lost(&checked.last);
-    let report = load.report(options, lost_by_sessions, checked.lost);
+    let mut run = Run::open(&stack, scale, options.common.seed)?;
+    run.send()?;
+    let (report, verdict) = run.finish(&stack)?;
     report::print(&report, options.common.json)?;
-    load.verdict(&report)
+    verdict
 }
 
-/// Sends at the rate, whatever comes back.
-fn send_all(
-    driver: &mut Driver,
-    load: &mut Load,
-    rate: u64,
-    seconds: u64,
-    random: &mut Rng,
-) -> Outcome {
-    let schedule = Schedule::new(clock::now_us() + 200_000, rate, seconds);
-    let mut next = 0;
-    while let Some(due_us) = schedule.due_us(next) {
-        let now = clock::now_us();
-        if due_us <= now {
-            let index = load.plan(due_us, random);
-            load.write(driver, index);
-            next += 1;
-            continue;
-        }
-        load.retry_due(driver, now);
-        driver.run(Duration::from_micros((due_us - now).min(50_000)), load)?;
-    }
-    Ok(())
-}
-
-impl Load {
-    fn new(population: Population, text_bytes: usize) -> Self {
-        let ids: Vec<_> = population.conversations.iter().map(|it| it.id).collect();
-        // Event 1 is each conversation's creation.
-        let tracker = Tracker::new(ids, &population.conversations_by_user(), 1);
-        Self {
-            population,
-            text_bytes,
-            tracker,
-            sendings: Vec::new(),
-            retries: VecDeque::new(),
-            acks: Latencies::new(),
-            deliveries: Latencies::new(),
-            acked: 0,
-            expected: 0,
-            retried: 0,
-            closed: 0,
-            refusal: None,
-        }
+impl Run {
+    /// Makes users and conversations, and opens a session for each user.
+    pub(crate) fn open(stack: &Stack, scale: Scale, seed: u64) -> Outcome<Self> {
+        let Scale { connections, conversations, members, .. } = scale;
+        let mut random = Rng::with_seed(seed);
+        let population =
+            Population::plan(&mut random, count(connections), count(conversations), count(members));
+        progress!("perf: inserting {connections} users and {conversations} conversations");
+        population.insert(&stack.database_url()?)?;
+        let minter = Minter::open(&stack.signing_key()?)?;
+        let specs = sessions::specs(&stack.gateways()?, &minter, population.users.iter().copied())?;
+        let mut load = Load::new(population, count(scale.text_bytes));
+        let mut driver = Driver::new()?;
+        driver.open_all(specs, &mut load)?;
+        Ok(Self { scale, driver, load, random })
     }
 
-    fn plan(&mut self, due_us: u64, random: &mut Rng) -> usize {
-        let conversation = random.usize(..self.population.conversations.len());
-        let members = &self.population.conversations[conversation].members;
-        let session = members[random.usize(..members.len())];
-        self.sendings.push(Sending { session, conversation, due_us, answer: None });
-        self.sendings.len() - 1
-    }
-
-    fn write(&mut self, driver: &mut Driver, index: usize) {
-        let sending = &self.sendings[index];
-        let session = sending.session;
-        let mut text = format!("{} ", sending.due_us);
-        text.extend(std::iter::repeat_n('x', self.text_bytes.saturating_sub(text.len())));
-        let send = Send {
-            conversation_id: self.population.conversations[sending.conversation]
-                .id
-                .as_bytes()
-                .to_vec(),
-            idempotency_key: format!("perf-{index}"),
-            text,
-        };
-        let frame = ClientFrame {
-            request_id: FIRST_REQUEST + index as u64,
-            frame: Some(client_frame::Frame::Send(send)),
-        };
-        driver.send(session, &frame.encode_to_vec(), self);
-    }
-
-    fn retry_due(&mut self, driver: &mut Driver, now: u64) {
-        while let Some((at_us, index)) = self.retries.front().copied() {
-            if at_us > now {
-                break;
+    /// Sends at the rate, whatever comes back, and waits for what is still under way.
+    pub(crate) fn send(&mut self) -> Outcome {
+        let Self { scale: Scale { rate, seconds, .. }, driver, load, random } = self;
+        progress!("perf: sending {rate} messages a second for {seconds} s");
+        let schedule = Schedule::new(clock::now_us() + 200_000, *rate, *seconds);
+        let mut next = 0;
+        while let Some(due_us) = schedule.due_us(next) {
+            let now = clock::now_us();
+            if due_us <= now {
+                let index = load.plan(due_us, random);
+                load.write(driver, index);
+                next += 1;
+                continue;
             }
-            self.retries.pop_front();
-            self.retried += 1;
-            self.write(driver, index);
+            load.retry_due(driver, now);
+            driver.run(Duration::from_micros((due_us - now).min(50_000)), load)?;
         }
+        load.settle(driver, clock::now_us() + STRAGGLERS_MS_MAX * 1_000)
     }
 
-    fn is_settled(&self) -> bool {
-        self.acked == self.sendings.len() as u64 && self.tracker.delivered >= self.expected
-    }
-
-    fn settle(&mut self, driver: &mut Driver, until_us: u64) -> Outcome {
-        while !self.is_settled() && clock::now_us() < until_us && driver.open_count() > 0 {
-            self.retry_due(driver, clock::now_us());
-            driver.run(Duration::from_millis(20), self)?;
-        }
-        // What should not come, like a duplicate, has some time to come, too.
-        let until_us = clock::now_us() + 300_000;
-        driver.run_until(until_us, self, |_| false)
-    }
-
-    fn answered(&mut self, request_id: u64, message_id: Vec<u8>, seq: u64) {
-        let index = usize::try_from(request_id.wrapping_sub(FIRST_REQUEST)).unwrap_or(usize::MAX);
-        let Some(sending) = self.sendings.get_mut(index) else { return };
-        if sending.answer.is_none() {
-            self.acks.record_us(clock::now_us().saturating_sub(sending.due_us));
-            sending.answer = Some((message_id, seq));
-            self.acked += 1;
-            let members = self.population.conversations[sending.conversation].members.len();
-            self.expected += members as u64;
-        }
-    }
-
-    fn report(&self, options: &E2eOptions, lost_by_sessions: u64, lost_in_database: u64) -> Report {
-        Report {
-            sent: self.sendings.len() as u64,
-            acked: self.acked,
-            delivered: self.tracker.delivered,
-            lost: lost_by_sessions + lost_in_database,
-            duplicates: self.tracker.duplicates,
-            reordered: self.tracker.reordered,
-            ack_p50_ms: rounded(self.acks.ms_at(0.5)),
-            ack_p99_ms: rounded(self.acks.ms_at(0.99)),
-            delivery_p50_ms: rounded(self.deliveries.ms_at(0.5)),
-            delivery_p99_ms: rounded(self.deliveries.ms_at(0.99)),
-            delivery_max_ms: rounded(self.deliveries.ms_max()),
-            rate: options.rate,
-            connections: options.connections,
-            seconds: options.seconds,
-            retried: self.retried,
-            sessions_closed: self.closed,
-            lost_in_database,
-        }
-    }
-
-    fn verdict(&self, report: &Report) -> Outcome {
-        if let Some(refusal) = &self.refusal {
-            return Err(Failure::Refused(format!("a send was refused: {refusal}")));
-        }
-        if report.lost + report.reordered > 0 {
-            let words = format!("{} lost, {} reordered", report.lost, report.reordered);
-            return Err(Failure::Refused(words));
-        }
-        if report.acked < report.sent {
-            let missing = report.sent - report.acked;
-            return Err(Failure::Refused(format!("{missing} sends were never acknowledged")));
-        }
-        Ok(())
+    /// Ends the sessions, and compares what they saw with PostgreSQL: the report, and whether it is good.
+    pub(crate) fn finish(mut self, stack: &Stack) -> Outcome<(Report, Outcome)> {
+        self.driver.close_all();
+        let checked = verify::against_database(&stack.database_url()?, &self.load)?;
+        let lost_by_sessions = self.load.tracker.lost(&checked.last);
+        let report = self.load.report(&self.scale, lost_by_sessions, checked.lost);
+        let verdict = self.load.verdict(&report);
+        Ok((report, verdict))
     }
 }
 
-impl Handler for Load {
-    fn frame(&mut self, session: usize, payload: &[u8]) {
-        let now_us = clock::now_us();
-        let Ok(ServerFrame { request_id, frame: Some(frame) }) = ServerFrame::decode(payload)
-        else {
-            self.refusal = Some("a frame could not be read".into());
-            return;
-        };
-        match frame {
-            server_frame::Frame::Sent(sent) => {
-                self.answered(request_id, sent.message_id, sent.sequence_number);
-            }
-            server_frame::Frame::Error(error) => {
-                let index = usize::try_from(request_id.wrapping_sub(FIRST_REQUEST));
-                match index {
-                    Ok(index) if error.retryable && index < self.sendings.len() => {
-                        self.retries.push_back((now_us + RETRY_US, index));
-                    }
-                    _ => self.refusal = Some(format!("{}: {}", error.code, error.message)),
-                }
-            }
-            server_frame::Frame::Event(event) => {
-                let Some(event::Kind::Message(message)) = &event.kind else { return };
-                let seq = event.sequence_number;
-                let sight = self.tracker.see(session, &event.conversation_id, seq);
-                let due_us = message.text.split(' ').next().and_then(|it| it.parse::<u64>().ok());
-                if let (Sight::New | Sight::Late, Some(due_us)) = (sight, due_us) {
-                    self.deliveries.record_us(now_us.saturating_sub(due_us));
-                }
-            }
-            _ => {}
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn closed(&mut self, session: usize, code: u16) {
-        self.closed += 1;
-        progress!("perf: session {session} was closed with code {code}");
+    #[test]
+    fn a_scale_is_refused_one_past_each_limit() {
+        let good = Scale {
+            rate: 1_000,
+            connections: 4,
+            seconds: SENDS_MAX / 1_000,
+            conversations: 1_000_000,
+            members: 4,
+            text_bytes: 32,
+        };
+        good.check().unwrap();
+        for bad in [
+            Scale { rate: 0, ..good },
+            Scale { rate: 100_001, seconds: 1, ..good },
+            Scale { seconds: SENDS_MAX / 1_000 + 1, ..good },
+            Scale { connections: 0, ..good },
+            Scale { members: 5, ..good },
+            Scale { conversations: 1_000_001, ..good },
+            Scale { text_bytes: 31, ..good },
+            Scale { text_bytes: 16_385, ..good },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
     }
 }

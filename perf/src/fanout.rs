@@ -11,7 +11,7 @@
 
 mod bench;
 pub(crate) mod floor;
-mod receive;
+pub(crate) mod receive;
 pub(crate) mod source;
 
 use crate::failure::{Failure, Outcome};

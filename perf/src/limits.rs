@@ -14,6 +14,16 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 pub(crate) const SERVER_FRAME_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The longest run.
 pub(crate) const SECONDS_MAX: u64 = 7 * 24 * 3_600;
+/// Sends of `perf e2e` and `perf soak`: each is remembered (64 bytes) until the end.
+pub(crate) const SENDS_MAX: u64 = 20_000_000;
+/// The shortest wait between two looks at a process in `perf soak`.
+pub(crate) const SAMPLE_MS_MIN: u64 = 1_000;
+/// Looks at each process: a longer soak has longer waits between them.
+pub(crate) const SAMPLES_MAX: u64 = 10_000;
+/// Looks after the warm-up below which no slope is told.
+pub(crate) const SLOPE_SAMPLES_MIN: usize = 20;
+/// The part of a soak whose looks count for no slope: caches fill and pools grow.
+pub(crate) const SOAK_WARM_UP_PERCENT: u64 = 25;
 /// Wait for what is still under way at the end of a run.
 pub(crate) const STRAGGLERS_MS_MAX: u64 = 15_000;
 /// Rows inserted by one statement.
@@ -48,3 +58,29 @@ pub(crate) const SLOW_READ_BYTES_PER_S: usize = 1_000;
 pub(crate) const SLOW_BUSY_EVENTS: u64 = 384;
 /// A slow session's receive buffer.
 pub(crate) const SLOW_BUFFER_BYTES: usize = 4 * 1024;
+/// Sends that chatd has not yet answered while `perf plan` measures: batches as under a good load.
+pub(crate) const PLAN_IN_FLIGHT: u64 = 1_024;
+/// Sessions with which `perf plan` measures, ten to a conversation.
+pub(crate) const PLAN_SESSIONS: usize = 5_000;
+/// Records a second whose deliveries `perf plan` measures.
+pub(crate) const PLAN_RECORDS_PER_S: u64 = 500;
+/// Messages a second that come by WebSocket while `perf plan` measures, each for its sender alone.
+pub(crate) const PLAN_SENDS_PER_S: u64 = 1_000;
+/// Consumers that tail the log beside the gateways while `perf plan` measures what a tail costs.
+pub(crate) const PLAN_TAILS: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shortest soak tells slopes, and the longest keeps few enough samples.
+    #[test]
+    fn soaks_of_any_length_have_neither_too_few_nor_too_many_samples() {
+        let samples = |seconds: u64| {
+            let every_ms = SAMPLE_MS_MIN.max(seconds * 1_000 / SAMPLES_MAX);
+            seconds * 1_000 / every_ms * (100 - SOAK_WARM_UP_PERCENT) / 100
+        };
+        assert!(samples(60) >= 2 * SLOPE_SAMPLES_MIN as u64);
+        assert!(samples(SECONDS_MAX) <= SAMPLES_MAX);
+    }
+}

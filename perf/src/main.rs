@@ -9,7 +9,9 @@
 //!   fanout   Kafka --> gateway --> load (mio)       beside  floor: a bare epoll loop
 //!   slow     Kafka --> gateway --> load (mio)       some of it reads slowly
 //!   storm    load (mio) <==> gateways               everybody comes back at once
+//!   soak     e2e for a long time                   memory and descriptors from /proc
 //!   chaos    client library <==> gateways, faults   judged by checker
+//!   plan     write, tails, idle and deliveries, short  into a model of machines
 //!   hostile  anything --> every port
 //!   check    checker alone
 //! ```
@@ -27,13 +29,16 @@ mod latency;
 mod limits;
 mod load;
 mod options;
+mod plan;
 mod population;
 mod process;
 mod record;
 mod relay;
 mod report;
 mod scrape;
+mod slope;
 mod slow;
+mod soak;
 mod stack;
 mod stolen;
 mod storm;
@@ -54,7 +59,9 @@ fn main() -> ExitCode {
         Command::Fanout(it) => fanout::run(it),
         Command::Slow(it) => slow::run(it),
         Command::Storm(it) => storm::run(it),
+        Command::Soak(it) => soak::run(it),
         Command::Chaos(it) => chaos::run(it),
+        Command::Plan(it) => plan::run(it),
         Command::Hostile(it) => hostile::run(it),
         Command::Check(it) => checker::command::run(it),
         Command::Floor => fanout::floor::serve(),

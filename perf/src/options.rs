@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::limits::SECONDS_MAX;
+use crate::plan::Inputs;
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -32,8 +33,12 @@ pub(crate) enum Command {
     Slow(SlowOptions),
     /// Everybody reconnects at once, after a small gap
     Storm(StormOptions),
+    /// The load of e2e for a long time, and what grows meanwhile
+    Soak(SoakOptions),
     /// Faults under load, and a verdict on everything the clients saw
     Chaos(ChaosOptions),
+    /// How many machines a number of users takes, by part
+    Plan(PlanOptions),
     /// Random and malformed input on every port
     Hostile(HostileOptions),
     /// Judges recorded histories
@@ -93,6 +98,30 @@ pub(crate) struct E2eOptions {
     /// Seconds of sending
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) seconds: u64,
+    /// Conversations; a quarter of the connections if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) conversations: Option<u64>,
+    /// Members of each conversation
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) members: u64,
+    /// Bytes of each message's text
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) text_bytes: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SoakOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Minutes of sending
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) minutes: u64,
+    /// Messages a second, over all connections
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) rate: u64,
+    /// Sessions, one a user, spread over all gateways
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) connections: u64,
     /// Conversations; a quarter of the connections if not given
     #[arg(long, value_name = "N")]
     pub(crate) conversations: Option<u64>,
@@ -232,6 +261,26 @@ pub(crate) struct ChaosOptions {
     /// Keep the histories in this folder, which must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
+    /// Give the daemons this defect, and succeed once it was found, within --cycles
+    #[arg(long, value_name = "BUG")]
+    pub(crate) planted: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Quiet seconds in which sessions are measured; each other phase takes a quarter of it
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub(crate) seconds: u64,
+    /// Costs that --save-costs wrote, instead of a measurement
+    #[arg(long, value_name = "FILE")]
+    pub(crate) costs: Option<PathBuf>,
+    /// Keep the measured costs in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_costs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,26 @@ pub(crate) fn cpu_ns_sum(pids: &[i32]) -> Outcome<u64> {
     pids.iter().map(|pid| cpu_ns(*pid)).sum()
 }
 
+/// CPU time of a process and of its children, those that have ended included.
+pub(crate) fn cpu_ns_with_children(pid: i32) -> Outcome<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).doing(&path)?;
+    // The name, in brackets, may hold anything; cutime and cstime are fields 16 and 17 of proc(5).
+    let rest = text.rsplit_once(") ").map_or("", |it| it.1);
+    let ended = rest.split(' ').skip(13).take(2).filter_map(|it| it.parse::<u64>().ok());
+    let ended_ns = ended.sum::<u64>() * (1_000_000_000 / ticks_per_s());
+    let children = with_children(pid).into_iter().skip(1);
+    // A child may be gone by now.
+    let children_ns: u64 = children.filter_map(|it| cpu_ns(it).ok()).sum();
+    Ok(cpu_ns(pid)? + ended_ns + children_ns)
+}
+
+fn ticks_per_s() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).unwrap_or(100).max(1)
+}
+
 /// Private anonymous memory of a process in bytes, swapped out pages included.
 pub(crate) fn anonymous_bytes(pid: i32) -> Outcome<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
@@ -37,6 +57,37 @@ pub(crate) fn anonymous_bytes(pid: i32) -> Outcome<u64> {
 /// Memory of several processes together.
 pub(crate) fn anonymous_bytes_sum(pids: &[i32]) -> Outcome<u64> {
     pids.iter().map(|pid| anonymous_bytes(*pid)).sum()
+}
+
+/// A process and its children; those of them that live.
+fn with_children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    std::iter::once(pid)
+        .chain(children.split_whitespace().filter_map(|it| it.parse().ok()))
+        .collect()
+}
+
+/// Resident memory of a process and its children in bytes, without what is shared between them.
+pub(crate) fn resident_bytes(pid: i32) -> Outcome<u64> {
+    let of = |pid: i32| -> Outcome<u64> {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read_to_string(&path).doing(&path)?;
+        Ok((field(&text, "RssAnon:") + field(&text, "RssFile:")) * KIB)
+    };
+    // A child may be gone by now.
+    let children: u64 = with_children(pid).iter().skip(1).filter_map(|it| of(*it).ok()).sum();
+    Ok(of(pid)? + children)
+}
+
+/// Open files, sockets and the like of a process and its children.
+pub(crate) fn descriptors(pid: i32) -> Outcome<u64> {
+    let of = |pid: i32| -> Outcome<u64> {
+        let path = format!("/proc/{pid}/fd");
+        Ok(fs::read_dir(&path).doing(&path)?.count() as u64)
+    };
+    let children: u64 = with_children(pid).iter().skip(1).filter_map(|it| of(*it).ok()).sum();
+    Ok(of(pid)? + children)
 }
 
 /// Memory that the kernel uses for sockets and in slabs, in bytes, on the whole machine.
@@ -115,6 +166,21 @@ mod tests {
         }
         assert!(anonymous_bytes(own).unwrap() > 0 && kernel_bytes().unwrap() > 0, "{sum}");
         assert!(is_alive(own) && connections_max().unwrap() > 0);
+        assert!(cpu_ns_with_children(own).unwrap() >= before);
+        assert!(resident_bytes(own).unwrap() > 0 && descriptors(own).unwrap() > 2);
+    }
+
+    #[test]
+    fn children_count_with_their_parent() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let id = i32::try_from(child.id()).unwrap();
+        // Children are told by the thread that made them: here a test's own.
+        assert_eq!(with_children(id), [id]);
+        assert!(resident_bytes(id).unwrap() > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(resident_bytes(id).is_err() && with_children(own).contains(&own));
     }
 
     #[test]

@@ -51,6 +51,10 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(|it| format!("\n    {}", plain(it))).collect(),
+        Value::Object(fields) => {
+            let width = fields.keys().map(String::len).max().unwrap_or_default();
+            fields.iter().map(|(name, it)| format!("\n    {name:width$}  {}", plain(it))).collect()
+        }
         _ => value.to_string(),
     }
 }
@@ -75,5 +79,8 @@ mod tests {
         let json = r#"{"zeta":1.5,"a":["one","two"],"mid":"text"}"#;
         let expected = "zeta  1.5\na     \n    one\n    two\nmid   text\n";
         assert_eq!(for_people(json).unwrap(), expected);
+        let nested = r#"{"slope":{"relay":1.5,"chatd-1":null}}"#;
+        let expected = "slope  \n    chatd-1  null\n    relay    1.5\n";
+        assert_eq!(for_people(nested).unwrap(), expected);
     }
 }

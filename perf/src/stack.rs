@@ -1,24 +1,27 @@
 //! The stack that is measured: a running one, or one of the command's own.
 
+mod own;
+
 use crate::failure::{Context, Failure, Outcome};
 use crate::options::{Common, within};
-use crate::report::progress;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-/// Ports that a stack uses, from its base on (scripts/up).
-const STACK_PORTS: u16 = 40;
+pub(crate) use own::mount::SmallDisk;
+pub(crate) use own::{Environment, scripts};
+
 const GATEWAYS_MAX: u64 = 10;
 /// The daemons, gateways aside, by the prefix of their keys.
 const DAEMONS: [&str; 3] = ["CHATD", "RELAY", "PRESENCED"];
 
-/// The stack of this process's own, if any, so that an interrupted run takes it down, too.
-static OWNED: Mutex<Option<(PathBuf, PathBuf)>> = Mutex::new(None);
+/// For a stack of which nothing special is wanted.
+fn plain(_: &Path) -> Outcome<Environment> {
+    Ok(Environment::new())
+}
 
 /// A stack's folder; what runs there is read from its `env` whenever it is asked for, since
 /// process ids change with every restart.
@@ -38,15 +41,30 @@ pub(crate) struct Link {
 impl Stack {
     /// The stack that was named, or a new one with `gateways` unless the options say otherwise.
     pub(crate) fn of(common: &Common, gateways: u64) -> Outcome<Self> {
-        Self::find_or_make(common, gateways, &[])
+        Self::find_or_make(common, gateways, &[], plain)
     }
 
     /// The same, with gateways that also speak TLS.
     pub(crate) fn with_tls(common: &Common, gateways: u64) -> Outcome<Self> {
-        Self::find_or_make(common, gateways, &["--tls"])
+        Self::find_or_make(common, gateways, &["--tls"], plain)
     }
 
-    fn find_or_make(common: &Common, gateways: u64, more: &[&str]) -> Outcome<Self> {
+    /// The same; a stack that is brought up finds in its folder, and in its environment, what `prepare`
+    /// puts there.
+    pub(crate) fn prepared(
+        common: &Common,
+        gateways: u64,
+        prepare: impl FnOnce(&Path) -> Outcome<Environment>,
+    ) -> Outcome<Self> {
+        Self::find_or_make(common, gateways, &[], prepare)
+    }
+
+    fn find_or_make(
+        common: &Common,
+        gateways: u64,
+        more: &[&str],
+        prepare: impl FnOnce(&Path) -> Outcome<Environment>,
+    ) -> Outcome<Self> {
         if let Some(dir) = &common.dir {
             if let Some(gateways) = common.gateways {
                 return Err(Failure::Usage(format!(
@@ -58,30 +76,12 @@ impl Stack {
             return Ok(stack);
         }
         let gateways = within("--gateways", common.gateways.unwrap_or(gateways), 1..=GATEWAYS_MAX)?;
-        Self::bring_up(gateways, more)
+        own::bring_up(gateways, more, prepare)
     }
 
-    fn bring_up(gateways: u64, more: &[&str]) -> Outcome<Self> {
-        let scripts = scripts()?;
-        let dir = std::env::temp_dir().join(format!("realchat-perf-{}", proto::id::new()));
-        take_down_on_signals(&scripts, &dir)?;
-        let stack = Self { dir, owned: true };
-        let base = free_port_base()?;
-        progress!("perf: bringing a stack up in {} at port {base}", stack.dir.display());
-        let status = Command::new(scripts.join("up"))
-            .args(["--bare", "--port-base", &base.to_string()])
-            .args(more)
-            .args(["--gateways", &gateways.to_string(), "--dir"])
-            .arg(&stack.dir)
-            .stdin(Stdio::null())
-            .stdout(std::io::stderr())
-            .status()
-            .doing("scripts/up")?;
-        if status.success() {
-            Ok(stack)
-        } else {
-            Err(Failure::Unreachable(format!("scripts/up brought no stack up: {status}")))
-        }
+    /// The stack's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn env(&self) -> Outcome<BTreeMap<String, String>> {
@@ -185,6 +185,12 @@ impl Stack {
         names.map(|name| self.pid(&name).map(|pid| (name, pid))).collect()
     }
 
+    /// Every process that the stack runs itself: `gateway-1`, `chatd`, `postgres`, ...
+    pub(crate) fn pids(&self) -> Outcome<BTreeMap<String, i32>> {
+        let parts = self.parts("")?.into_iter();
+        parts.map(|part| Ok((part.to_lowercase().replace('_', "-"), self.pid(&part)?))).collect()
+    }
+
     /// The admin addresses of every daemon.
     pub(crate) fn admins(&self) -> Outcome<Vec<SocketAddr>> {
         let env = self.env()?;
@@ -205,14 +211,6 @@ impl Stack {
         match (value("listen"), value("secret")) {
             (Some(address), Some(secret)) => Ok(Link { address, secret }),
             _ => Err(Failure::Unreachable(format!("{shown} has no link.listen or link.secret"))),
-        }
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        if self.owned {
-            take_down();
         }
     }
 }
@@ -240,60 +238,6 @@ fn port(place: &str) -> Outcome<u16> {
     let host = rest.split(['/', '?', ',']).next().unwrap_or(rest);
     let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     port.ok_or_else(|| Failure::Unreachable(format!("{host:?} has no port")))
-}
-
-/// The scripts' folder: of the repository that this binary was built in, or of the working folder.
-fn scripts() -> Outcome<PathBuf> {
-    let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
-    let folders = starts.iter().flatten().flat_map(|start| start.ancestors());
-    let found = folders.map(|it| it.join("scripts")).find(|it| it.join("up").is_file());
-    found.ok_or_else(|| {
-        let words = "scripts/up was not found; give --dir with the folder of a running stack";
-        Failure::Usage(words.into())
-    })
-}
-
-/// A base whose ports are all free now.
-fn free_port_base() -> Outcome<u16> {
-    for _ in 0..100 {
-        // Below the range from which the system takes ports for outgoing connections.
-        let base = fastrand::u16(11_000..32_000 - STACK_PORTS);
-        if (base..base + STACK_PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return Ok(base);
-        }
-    }
-    Err(Failure::Unreachable(format!("no {STACK_PORTS} consecutive ports are free")))
-}
-
-fn take_down_on_signals(scripts: &Path, dir: &Path) -> Outcome {
-    if let Ok(mut owned) = OWNED.lock() {
-        *owned = Some((scripts.to_owned(), dir.to_owned()));
-    }
-    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
-    let mut signals = signal_hook::iterator::Signals::new(signals).doing("signal handlers")?;
-    let wait = move || {
-        if signals.forever().next().is_some() {
-            take_down();
-            std::process::exit(130);
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(wait).doing("a thread")?;
-    Ok(())
-}
-
-fn take_down() {
-    let owned = OWNED.lock().ok().and_then(|mut it| it.take());
-    let Some((scripts, dir)) = owned else { return };
-    progress!("perf: taking the stack in {} down", dir.display());
-    let status = Command::new(scripts.join("down"))
-        .args(["--wipe", "--dir"])
-        .arg(&dir)
-        .stdin(Stdio::null())
-        .stdout(std::io::stderr())
-        .status();
-    if !status.is_ok_and(|it| it.success()) {
-        progress!("perf: scripts/down --wipe --dir {} did not work", dir.display());
-    }
 }
 
 #[cfg(test)]

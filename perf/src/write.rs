@@ -58,7 +58,7 @@ struct Report {
 type Answer = (u64, Result<response::Response, LinkError>);
 
 /// chatd's link, kept full.
-struct Engine {
+pub(crate) struct Engine {
     client: Client<u64>,
     answers: Receiver<Answer>,
     population: Population,
@@ -86,7 +86,8 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
     let text_len = count(text_bytes);
     let naive = naive::Naive::new(&database_url, &population, text_len);
     let mut outbox = population::connect(&database_url)?;
-    let mut engine = Engine::start(&stack.link("chatd")?, population, options, random)?;
+    let link = stack.link("chatd")?;
+    let mut engine = Engine::start(&link, population, random, options.in_flight, text_bytes)?;
     let round_us = seconds * 1_000_000 / rounds;
     let (mut durable_per_s, mut naive_per_s) = (Vec::new(), Vec::new());
     let stolen = Stolen::start()?;
@@ -129,7 +130,7 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
 }
 
 /// Waits until everything that is committed is relayed.
-fn drain(client: &mut postgres::Client) -> Outcome {
+pub(crate) fn drain(client: &mut postgres::Client) -> Outcome {
     let is_empty = "SELECT NOT EXISTS (SELECT FROM messaging.outbox)";
     let until_us = clock::now_us() + DRAIN_S_MAX * 1_000_000;
     while !client.query_one(is_empty, &[]).reaching("PostgreSQL")?.get::<_, bool>(0) {
@@ -154,18 +155,19 @@ fn is_durable(database_url: &str) -> Outcome<bool> {
 }
 
 impl Engine {
-    fn start(
+    pub(crate) fn start(
         link: &Link,
         population: Population,
-        options: &WriteOptions,
         random: Rng,
+        in_flight_max: u64,
+        text_bytes: u64,
     ) -> Outcome<Self> {
         let (done, answers) = unbounded();
         let settings = ClientSettings {
             address: link.address.clone(),
             secret: link.secret.clone(),
             instance: "perf".into(),
-            in_flight_max: count(options.in_flight),
+            in_flight_max: count(in_flight_max),
         };
         // The receiver is gone only when the run is over.
         let on_answer = move |at_us, outcome| drop(done.send((at_us, outcome)));
@@ -182,17 +184,22 @@ impl Engine {
             answers,
             population,
             random,
-            text: "x".repeat(count(options.text_bytes)),
+            text: "x".repeat(count(text_bytes)),
             next: 0,
             in_flight: 0,
-            in_flight_max: options.in_flight,
+            in_flight_max,
             latencies: Latencies::new(),
             retried: 0,
         })
     }
 
+    /// Messages that chatd took so far, in warm-ups, too.
+    pub(crate) fn taken(&self) -> u64 {
+        self.next - self.in_flight - self.retried
+    }
+
     /// One round at full speed; gives back acknowledgements a second after the warm-up.
-    fn round(&mut self, round_us: u64) -> Outcome<f64> {
+    pub(crate) fn round(&mut self, round_us: u64) -> Outcome<f64> {
         let start_us = clock::now_us() + WARM_UP_MS * 1_000;
         let end_us = start_us + round_us;
         let mut acked = 0;

@@ -23,7 +23,10 @@ use crate::publisher::{Deadlines, Publisher};
 use crate::suspects::{Sentence, Suspects};
 use crate::wave::{self, KeyOf, Outcome, Record};
 use crossbeam_channel::Receiver;
-use daemon::failpoint::{Injected, RELAY_AFTER_LEASE_CHECK, RELAY_AFTER_PUBLISH, reach};
+use daemon::failpoint::{
+    Injected, MARK_BEFORE_ACKNOWLEDGEMENT, RELAY_AFTER_LEASE_CHECK, RELAY_AFTER_PUBLISH,
+    is_planted, reach,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,6 +151,11 @@ impl Worker {
     /// Publishes what was read, marks what the broker has, and suspects what it refused.
     fn publish_wave(&mut self, wave: &Wave, records: Vec<Record>) -> Result<(), Trouble> {
         let Some(deadlines) = self.deadlines(wave) else { return Ok(()) };
+        let marks_early = is_planted(MARK_BEFORE_ACKNOWLEDGEMENT);
+        if marks_early {
+            self.acknowledged(records.iter());
+            self.mark(wave)?;
+        }
         reach(RELAY_AFTER_LEASE_CHECK).map_err(injected)?;
         let begun = Instant::now();
         let since_ms = daemon::clock::now_us() / 1_000;
@@ -156,7 +164,9 @@ impl Worker {
         if verdict.stalled.is_none() {
             self.parts.metrics.publish_latency_ms.observe(begun.elapsed().as_secs_f64() * 1e3);
         }
-        self.acknowledged(verdict.published.iter().map(|index| &records[*index]));
+        if !marks_early {
+            self.acknowledged(verdict.published.iter().map(|index| &records[*index]));
+        }
         let now_ms = self.now_ms();
         let mut too_many = false;
         for (index, until_id) in &verdict.refused {

@@ -5,6 +5,7 @@ use crate::failure::{Failure, describe};
 use crate::limits::{CONNECTION_CHECK_MS_MAX, CONNECTION_IDLE_MS_MAX, CONNECTION_SILENT_S_MAX};
 use crate::metrics::ChatdMetrics;
 use daemon::Config;
+use daemon::failpoint;
 use postgres::types::ToSql;
 use postgres::{Client, NoTls, Row, Statement};
 use std::collections::HashMap;
@@ -118,12 +119,18 @@ impl Connection {
             settings.statement_timeout_ms.saturating_mul(6),
             role.statements(),
         ))?;
+        if failpoint::is_planted(failpoint::ASYNCHRONOUS_COMMIT) {
+            client.batch_execute("SET synchronous_commit = off")?;
+        }
         let metrics = settings.metrics.clone();
         Ok(Self { client, statements: HashMap::new(), metrics, used_at: Instant::now() })
     }
 
     /// Does the server keep what it acknowledged? An error names each setting that does not.
     pub(crate) fn check_durability(&mut self, settings: &Settings) -> Result<(), String> {
+        if failpoint::is_planted(failpoint::ASYNCHRONOUS_COMMIT) {
+            return Ok(());
+        }
         let mut off = Vec::new();
         for name in ["fsync", "full_page_writes", "synchronous_commit"] {
             let row = self

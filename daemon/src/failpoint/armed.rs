@@ -1,17 +1,22 @@
 //! The failpoints of a build that has them.
 
-use super::{ALL, Injected};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use super::{ALL, Injected, PLANTED};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 const VARIABLE: &str = "REALCHAT_FAILPOINTS";
 /// The longest sleep, in milliseconds.
 const SLEEP_MS_MAX: u64 = 600_000;
+const PLANTED_VARIABLE: &str = "REALCHAT_PLANTED_BUG";
+/// How far off the clock may be, in milliseconds: a day.
+const CLOCK_MS_MAX: i64 = 86_400_000;
 
 /// How many are armed: most of the time none, and then nothing else is looked at.
 static ARMED: AtomicUsize = AtomicUsize::new(0);
 static ORDERS: Mutex<Vec<Order>> = Mutex::new(Vec::new());
+static CLOCK_OFF_US: AtomicI64 = AtomicI64::new(0);
+static BUG: OnceLock<&'static str> = OnceLock::new();
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
@@ -73,6 +78,11 @@ fn due(orders: &mut Vec<Order>, name: &str) -> Option<Action> {
 /// # Errors
 /// If one of them cannot be read: what is wrong and what is allowed.
 pub fn arm(orders: &str) -> Result<(), String> {
+    if let Some(ms) = orders.strip_prefix("clock=") {
+        CLOCK_OFF_US.store(clock_ms(ms)? * 1_000, Ordering::Relaxed);
+        tracing::warn!(ms, "the clock is off by so much");
+        return Ok(());
+    }
     let read: Vec<Order> = orders.split(',').map(parse).collect::<Result<_, _>>()?;
     ARMED.fetch_add(read.len(), Ordering::AcqRel);
     ORDERS.lock().unwrap_or_else(PoisonError::into_inner).extend(read);
@@ -80,17 +90,49 @@ pub fn arm(orders: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Arms what the environment says, if it says something.
+/// Arms what the environment says, if it says something, and plants the defect that it names.
 ///
 /// # Errors
-/// As [`arm`].
+/// As [`arm`]; or what can be planted.
 pub fn arm_from_environment() -> Result<(), String> {
+    if let Ok(wanted) = std::env::var(PLANTED_VARIABLE)
+        && !wanted.is_empty()
+    {
+        plant(&wanted)?;
+    }
     match std::env::var(VARIABLE) {
         Ok(orders) if !orders.is_empty() => {
             arm(&orders).map_err(|error| format!("{VARIABLE}: {error}"))
         }
         _ => Ok(()),
     }
+}
+
+fn plant(wanted: &str) -> Result<(), String> {
+    let known = PLANTED.into_iter().find(|it| *it == wanted).ok_or_else(|| {
+        format!("{PLANTED_VARIABLE} is {wanted:?}, but {} are allowed", PLANTED.join(", "))
+    })?;
+    let name = BUG.get_or_init(|| known);
+    tracing::error!(name, "this process has a defect, for a test");
+    Ok(())
+}
+
+/// Was this defect planted?
+#[must_use]
+pub fn is_planted(name: &'static str) -> bool {
+    BUG.get() == Some(&name)
+}
+
+/// The time as it is told.
+pub(crate) fn shifted(now_us: u64) -> u64 {
+    now_us.saturating_add_signed(CLOCK_OFF_US.load(Ordering::Relaxed))
+}
+
+fn clock_ms(text: &str) -> Result<i64, String> {
+    let ms = text.parse().ok().filter(|ms| (-CLOCK_MS_MAX..=CLOCK_MS_MAX).contains(ms));
+    ms.ok_or_else(|| {
+        format!("{text:?} is no time; milliseconds are, {CLOCK_MS_MAX} at most, with - or without")
+    })
 }
 
 fn parse(order: &str) -> Result<Order, String> {
@@ -142,6 +184,28 @@ mod tests {
             let error = parse(wrong).unwrap_err();
             assert!(error.contains(says), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_clock_is_off_until_it_is_set_right() {
+        arm("clock=-86400000").unwrap();
+        assert_eq!((shifted(86_400_000_001), shifted(5)), (1, 0));
+        arm("clock=+1500").unwrap();
+        assert_eq!(shifted(5), 1_500_005);
+        for wrong in ["clock=", "clock=86400001", "clock=1.5", "clock=1,chatd.after_ack=exit"] {
+            assert!(arm(wrong).unwrap_err().contains("is no time"), "{wrong}");
+        }
+        arm("clock=0").unwrap();
+        assert_eq!(shifted(5), 5);
+    }
+
+    #[test]
+    fn only_known_defects_are_planted_and_one_alone() {
+        let error = plant("acks-1").unwrap_err();
+        assert!(error.ends_with("mark-before-acknowledgement are allowed"), "{error}");
+        plant(crate::failpoint::ASYNCHRONOUS_COMMIT).unwrap();
+        let planted = PLANTED.map(is_planted);
+        assert_eq!(planted, [false, true, false]);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use super::failpoints;
 use super::network::{Cut, Network};
+use super::shim::Shim;
 use crate::clock;
 use crate::failure::{Failure, Outcome};
 use crate::process;
-use crate::stack::Stack;
+use crate::stack::{SmallDisk, Stack};
 use daemon::failpoint;
 use fastrand::Rng;
 use std::fmt;
@@ -25,6 +26,12 @@ const PARTS: [&str; 7] = ["gateway", "chatd", "relay", "presenced", "redis", "ka
 const STORES: [&str; 3] = ["redis", "kafka", "postgres"];
 /// Those that others reach over the network.
 const REACHED: [&str; 5] = ["chatd", "presenced", "redis", "kafka", "postgres"];
+/// Those whose clock can be off.
+const DAEMONS: [&str; 4] = ["gateway", "chatd", "relay", "presenced"];
+/// How far a clock is off, either way.
+const CLOCK_MS: std::ops::Range<i64> = 1_000..3_600_000;
+pub(super) const NO_FAILPOINTS: &str = "the daemons have no failpoints; bring the stack up with \
+     REALCHAT_BINARIES set to what scripts/lib/build-failpoints prints";
 const CLEAN: &str = "clean";
 const PAUSE: &str = "pause";
 
@@ -38,6 +45,12 @@ enum Kind {
     Pause,
     Cut(Cut),
     Failpoint(&'static str),
+    /// PostgreSQL's file system has no room for a while.
+    Full,
+    /// PostgreSQL is told that its disk failed.
+    FsyncError,
+    /// The wall clock of a daemon is off for a while.
+    ClockJump,
 }
 
 /// One thing that happens to one part.
@@ -55,11 +68,16 @@ impl fmt::Display for Fault {
             Kind::Pause => write!(formatter, "{}-{PAUSE}", self.part),
             Kind::Cut(cut) => write!(formatter, "{}-{}", self.part, cut.name()),
             Kind::Failpoint(name) => write!(formatter, "{name}"),
+            Kind::Full => write!(formatter, "disk-full"),
+            Kind::FsyncError => write!(formatter, "fsync-error"),
+            Kind::ClockJump => write!(formatter, "clock-jump"),
         }
     }
 }
 
-/// Every fault that there is; daemons are restarted cleanly only if that is asked for.
+const DISK_FULL: Fault = Fault { part: "postgres", kind: Kind::Full };
+
+/// Every fault that is dealt unless a list says otherwise.
 fn all() -> Vec<Fault> {
     let of = |parts: &[&'static str], kind: Kind| -> Vec<Fault> {
         parts.iter().map(|part| Fault { part, kind }).collect()
@@ -74,6 +92,8 @@ fn all() -> Vec<Fault> {
         let part = PARTS.into_iter().find(|part| name.split('.').next() == Some(part))?;
         Some(Fault { part, kind: Kind::Failpoint(name) })
     }));
+    all.push(Fault { part: "postgres", kind: Kind::FsyncError });
+    all.push(Fault { part: "", kind: Kind::ClockJump });
     all
 }
 
@@ -85,25 +105,42 @@ pub(super) fn parse(words: &[String]) -> Outcome<Vec<Fault>> {
     }
     let read = |word: &String| {
         let clean = PARTS.into_iter().map(|part| Fault { part, kind: Kind::Clean });
-        let mut known = all.iter().copied().chain(clean);
+        // A full disk is one in memory, on which PostgreSQL is not what it is elsewhere.
+        let mut known = all.iter().copied().chain(clean).chain([DISK_FULL]);
         known.find(|it| it.to_string() == word.trim()).ok_or_else(|| {
             let (parts, reached) = (PARTS.join(", "), REACHED.join(", "));
             let failpoints = failpoint::ALL.join(", ");
+            let others = "disk-full, fsync-error, clock-jump";
             let cuts = Cut::ALL.map(Cut::name).join(", -");
             Failure::Usage(format!(
                 "--faults holds {word:?}, but {parts} are allowed (kill -9), each also with \
                  -{CLEAN} (an orderly restart) or -{PAUSE} (SIGSTOP for a while); {reached} with \
-                 -{cuts} (the network); and the failpoints {failpoints}"
+                 -{cuts} (the network); {others}; and the failpoints {failpoints}"
             ))
         })
     };
     words.iter().map(read).collect()
 }
 
+/// What a stack that is brought up for these faults must be given.
+pub(super) struct Needs {
+    pub(super) small_disk: bool,
+    pub(super) shim: bool,
+}
+
+impl Needs {
+    pub(super) fn of(faults: &[Fault]) -> Self {
+        let any = |kind: Kind| faults.iter().any(|it| it.kind == kind);
+        Self { small_disk: any(Kind::Full), shim: any(Kind::FsyncError) }
+    }
+}
+
 /// Where faults are inflicted, and with what.
 pub(super) struct Arena<'a> {
     stack: &'a Stack,
     network: Option<Network>,
+    disk: Option<SmallDisk>,
+    shim: Option<Shim>,
     has_failpoints: bool,
 }
 
@@ -113,26 +150,39 @@ impl<'a> Arena<'a> {
         let wants_network = faults.iter().any(|it| matches!(it.kind, Kind::Cut(_)));
         let network = if wants_network { Network::open() } else { None };
         let has_failpoints = failpoints::are_there(stack)?;
-        Ok(Self { stack, network, has_failpoints })
+        let (disk, shim) = (SmallDisk::of(stack.dir()), Shim::of(stack));
+        Ok(Self { stack, network, disk, shim, has_failpoints })
+    }
+
+    pub(super) fn stack(&self) -> &Stack {
+        self.stack
+    }
+
+    pub(super) fn has_failpoints(&self) -> bool {
+        self.has_failpoints
     }
 
     /// Can this be done here? An error says why not.
-    pub(super) fn check(&self, fault: &Fault) -> Outcome {
-        let refused = |why: &str| Err(Failure::Refused(format!("{fault}: {why}")));
+    pub(super) fn check(&self, fault: &Fault) -> Result<(), &'static str> {
         match fault.kind {
             Kind::Cut(_) if self.network.is_none() => {
-                refused("the packet filter cannot be used; that takes nft and root")
+                Err("the packet filter cannot be used; that takes nft and root")
             }
-            Kind::Failpoint(_) if !self.has_failpoints => refused(
-                "the daemons have no failpoints; bring the stack up with REALCHAT_BINARIES set to \
-                 what scripts/lib/build-failpoints prints",
-            ),
-            _ if self.parts(fault)?.is_empty() => refused("the stack runs no such part of its own"),
-            _ => Ok(()),
+            Kind::Failpoint(_) | Kind::ClockJump if !self.has_failpoints => Err(NO_FAILPOINTS),
+            Kind::Full if self.disk.is_none() => Err("PostgreSQL's data are on no file system of \
+                 their own; perf chaos gives them one in a stack that it brings up, as root"),
+            Kind::FsyncError if self.shim.is_none() => Err("PostgreSQL runs without a shim; perf \
+                 chaos gives it one in a stack that it brings up, where there is a C compiler"),
+            _ if self.parts(fault).is_ok_and(|it| !it.is_empty()) => Ok(()),
+            _ => Err("the stack runs no such part of its own"),
         }
     }
 
     fn parts(&self, fault: &Fault) -> Outcome<Vec<String>> {
+        if fault.kind == Kind::ClockJump {
+            let parts = DAEMONS.map(|part| self.stack.parts(&part.to_uppercase()));
+            return Ok(parts.into_iter().collect::<Outcome<Vec<_>>>()?.concat());
+        }
         self.stack.parts(&fault.part.to_uppercase())
     }
 
@@ -151,7 +201,6 @@ impl<'a> Arena<'a> {
             Kind::Clean => self.end(&part, libc::SIGTERM),
             Kind::Pause => self.pause(&part, time),
             Kind::Cut(cut) => {
-                self.check(fault)?;
                 let port = self.stack.port_of(fault.part)?;
                 if let Some(network) = &self.network {
                     network.cut(port, cut, time)?;
@@ -162,6 +211,17 @@ impl<'a> Arena<'a> {
             Kind::Failpoint(name) => {
                 let order = format!("{name}=exit@{}", random.u64(1..=TURN_MAX));
                 self.crash_at(&part, &order)
+            }
+            Kind::Full => {
+                for_a_while(self.disk.as_ref(), time, SmallDisk::fill, SmallDisk::make_room)
+            }
+            Kind::FsyncError => for_a_while(self.shim.as_ref(), time, Shim::fail, Shim::heal),
+            Kind::ClockJump => {
+                let off_ms = random.i64(CLOCK_MS) * if random.bool() { 1 } else { -1 };
+                failpoints::arm(self.stack, &part, &format!("clock={off_ms}"))?;
+                std::thread::sleep(time);
+                failpoints::arm(self.stack, &part, "clock=0")?;
+                Ok(clock::now_us())
             }
         }
     }
@@ -210,6 +270,19 @@ impl<'a> Arena<'a> {
     }
 }
 
+/// Breaks something that is there, and mends it, whatever happened in between.
+fn for_a_while<T>(
+    it: Option<&T>,
+    time: Duration,
+    break_it: impl Fn(&T) -> Outcome,
+    mend_it: impl Fn(&T) -> Outcome,
+) -> Outcome<u64> {
+    let it = it.ok_or_else(|| Failure::Refused("there is nothing that could be broken".into()))?;
+    let broken = break_it(it);
+    std::thread::sleep(time);
+    broken.and(mend_it(it)).map(|()| clock::now_us())
+}
+
 fn wait_until(patience_us: u64, is_so: impl Fn() -> bool) -> bool {
     let until_us = clock::now_us() + patience_us;
     while !is_so() {
@@ -228,9 +301,13 @@ mod tests {
     #[test]
     fn lists_are_read_and_unknown_names_refused() {
         let every = parse(&[]).unwrap();
-        assert_eq!(every.len(), 7 + 3 + 7 + 3 * 5 + failpoint::ALL.len());
+        assert_eq!(every.len(), 7 + 3 + 7 + 3 * 5 + failpoint::ALL.len() + 2);
         let names: Vec<String> = every.iter().map(Fault::to_string).collect();
         assert_eq!(parse(&names).unwrap(), every, "each is found by its name");
+        let disk = parse(&["disk-full".into()]).unwrap();
+        assert!(disk == [DISK_FULL] && !every.contains(&DISK_FULL), "only if it is asked for");
+        let needs = (Needs::of(&every).small_disk, Needs::of(&every).shim);
+        assert_eq!((needs, Needs::of(&disk).small_disk), ((false, true), true));
         for word in ["disk", "gateway-partition", "relay-clean-clean", "chatd.nowhere"] {
             let failure = parse(&[word.into()]).unwrap_err().to_string();
             assert!(failure.starts_with(&format!("--faults holds {word:?}, but gateway, ")));

@@ -1,6 +1,6 @@
 //! What was acknowledged against what PostgreSQL holds.
 
-use super::Load;
+use super::load::Load;
 use crate::failure::{Context, Outcome};
 use crate::population;
 use postgres::fallible_iterator::FallibleIterator;
@@ -36,10 +36,8 @@ pub(super) fn against_database(database_url: &str, load: &Load) -> Outcome<Check
         }
     }
     let answered = load.sendings.iter().filter_map(|it| it.answer.as_ref().map(|a| (it, a)));
-    let is_lost = |conversation: usize, id: &[u8], seq: u64| {
-        let id = Uuid::from_slice(id).ok();
-        id.and_then(|id| stored.get(&id)) != Some(&(conversation, seq))
-    };
+    let is_lost =
+        |conversation: usize, id: &Uuid, seq: u64| stored.get(id) != Some(&(conversation, seq));
     let lost = answered.filter(|(it, (id, seq))| is_lost(it.conversation, id, *seq)).count();
     Ok(Checked { last, lost: lost as u64 })
 }

@@ -8,7 +8,7 @@ use crate::report::progress;
 use proto::client::{ServerFrame, event, server_frame};
 use proto::{Message, Uuid};
 
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     sessions: usize,
     conversations: Vec<Uuid>,
     tracker: Tracker,
@@ -18,7 +18,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(sessions: usize, conversations: usize) -> Self {
+    pub(crate) fn new(sessions: usize, conversations: usize) -> Self {
         let ids: Vec<Uuid> = (0..conversations).map(|_| proto::id::new()).collect();
         let members: Vec<_> = (0..sessions).map(|it| vec![it % conversations]).collect();
         Self {
@@ -31,7 +31,7 @@ impl Receiver {
         }
     }
 
-    pub(super) fn conversations(&self) -> &[Uuid] {
+    pub(crate) fn conversations(&self) -> &[Uuid] {
         &self.conversations
     }
 
@@ -44,7 +44,7 @@ impl Receiver {
     }
 
     /// Events that the sessions were shown, each once.
-    pub(super) fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
@@ -66,7 +66,7 @@ impl Receiver {
         self.tracker.reordered
     }
 
-    pub(super) fn closed(&self) -> u64 {
+    pub(crate) fn closed(&self) -> u64 {
         self.closed
     }
 }

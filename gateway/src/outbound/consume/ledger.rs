@@ -3,7 +3,7 @@
 
 use super::record::TAILED;
 use crate::metrics::PollLatency;
-use daemon::Metrics;
+use daemon::{Metrics, failpoint};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,6 +21,8 @@ pub(super) struct Ledger {
     pub(super) commits: Counter,
     pub(super) commit_failures: Counter,
     pub(super) repositions: Counter,
+    /// Of a build with failpoints.
+    pub(super) early_commits: Counter,
     pub(super) lag: Gauge,
     pub(super) rosters_fetched: Counter,
     pub(super) records_shed: Counter,
@@ -38,6 +40,7 @@ pub(super) struct Registered {
     commits: Counter,
     commit_failures: Counter,
     repositions: Counter,
+    early_commits: Counter,
     lag: Family<Label, Gauge>,
     rosters_fetched: Counter,
     records_shed: Counter,
@@ -76,6 +79,11 @@ impl Registered {
                 "offset_repositions",
                 "Partitions that were gone on with elsewhere because their offset was out of range",
             ),
+            early_commits: if failpoint::ENABLED {
+                counter("offsets_committed_early", "Offsets committed before all was enqueued")
+            } else {
+                Counter::default()
+            },
             rosters_fetched: counter(
                 "rosters_fetched",
                 "Lists of a large conversation's members that chatd gave",
@@ -120,6 +128,7 @@ impl Registered {
             commits: self.commits.clone(),
             commit_failures: self.commit_failures.clone(),
             repositions: self.repositions.clone(),
+            early_commits: self.early_commits.clone(),
             lag: self.lag.get_or_create(&consumer).clone(),
             rosters_fetched: self.rosters_fetched.clone(),
             records_shed: self.records_shed.clone(),

@@ -21,6 +21,7 @@ use crate::mail::{Delivery, Mail, Recipients};
 use crate::mailbox::Mailboxes;
 use crate::outbound::offsets::{ShardSet, Tracker};
 use crate::outbound::publish::{DeadLetter, Publisher};
+use crate::outbound::witness::Witness;
 use crate::progress::Progress;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -79,6 +80,8 @@ pub(super) struct Routing {
     pub(super) crowds: Option<Crowds>,
     pub(super) partitions: Vec<Position>,
     pub(super) tracker: Tracker,
+    /// Of a build with failpoints.
+    witness: Witness,
     pub(super) ticket: u64,
     /// Shards that the batch in hand concerned so far, and those of them where a recipient may have
     /// a session.
@@ -113,6 +116,7 @@ impl Worker {
             crowds,
             partitions: Vec::new(),
             tracker: Tracker::default(),
+            witness: Witness::default(),
             ticket: 0,
             concerned: ShardSet::default(),
             wanted: ShardSet::default(),
@@ -305,6 +309,7 @@ impl Worker {
         }
         let mut list = TopicPartitionList::with_capacity(due.len());
         for (index, offset) in due {
+            routing.assert_enqueued(index, offset);
             let Position { topic, partition, .. } = &routing.partitions[index];
             // Fails only for offsets below zero, which no record has.
             let _ = list.add_partition_offset(topic, *partition, Offset::Offset(offset));
@@ -393,6 +398,10 @@ impl Routing {
         });
         self.concerned.union(&shards);
         self.wanted.union(&shards.without(&unwanted));
+        if failpoint::ENABLED {
+            let next = self.tracker.next_offset(index);
+            self.witness.mailed(index, next, message.offset, self.ticket + 1, &shards);
+        }
         // The batch's ticket is the next one; `end_batch` mails it.
         self.tracker.record(index, message.offset, self.ticket + 1, &shards);
         self.records += 1;
@@ -537,7 +546,26 @@ impl Routing {
 
     fn advance(&mut self) {
         let (thread, progress) = (self.thread, &self.shared.progress);
-        self.tracker.advance(|shard| progress.load(thread, shard));
+        let is_early = failpoint::is_planted(failpoint::COMMIT_BEFORE_ENQUEUE);
+        self.tracker.advance(
+            |shard| {
+                if is_early { u64::MAX } else { progress.load(thread, shard) }
+            },
+        );
+    }
+
+    /// What is about to be committed, against a second opinion.
+    fn assert_enqueued(&mut self, index: usize, offset: i64) {
+        if !failpoint::ENABLED {
+            return;
+        }
+        let (thread, progress) = (self.thread, &self.shared.progress);
+        let first = self.witness.first_waiting(index, |shard| progress.load(thread, shard));
+        if let Some(first) = first.filter(|first| *first < offset) {
+            let Position { topic, partition, .. } = &self.partitions[index];
+            tracing::error!(topic, partition, offset, first, "committed before it was enqueued");
+            self.ledger.early_commits.inc();
+        }
     }
 }
 
