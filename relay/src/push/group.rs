@@ -154,11 +154,13 @@ impl Group {
     }
 
     /// Commits now and then, and only what has changed. Of each partition: the first record that is
-    /// not done with.
-    pub(crate) fn commit(&mut self, offsets: impl Iterator<Item = (i32, i64)>) {
-        if self.committed_at.elapsed() >= Duration::from_millis(GROUP_COMMIT_MS) {
-            self.commit_as(CommitMode::Async, offsets);
+    /// not done with. When it did: how many partitions are this relay's.
+    pub(crate) fn commit(&mut self, offsets: impl Iterator<Item = (i32, i64)>) -> Option<i64> {
+        if self.committed_at.elapsed() < Duration::from_millis(GROUP_COMMIT_MS) {
+            return None;
         }
+        self.commit_as(CommitMode::Async, offsets);
+        i64::try_from(self.consumer.assignment().ok()?.count()).ok()
     }
 
     /// Commits, waits for it, and leaves the group.

@@ -28,6 +28,7 @@ pub(crate) struct PushMetrics {
     pub(crate) coalesced: Counter,
     pub(crate) suppressed: Family<Reason, Counter>,
     pub(crate) unreadable: Counter,
+    pub(crate) partitions: Gauge,
     pub(crate) pending: Gauge,
     pub(crate) stalled: Gauge,
     pub(crate) delivered: Counter,
@@ -57,6 +58,11 @@ impl PushMetrics {
                 "push_unreadable",
                 "Records of the log that could not be read and so asked for nothing",
                 Counter::default(),
+            ),
+            partitions: metrics.register(
+                "push_partitions",
+                "Partitions of the log whose messages this relay makes push requests of",
+                Gauge::default(),
             ),
             pending: metrics.register(
                 "push_pending",

@@ -1,6 +1,6 @@
 //! Records in and out: what a message's record says, and what a request's record is. Pure.
 
-use super::windows::{Message, Request};
+use super::windows::{Message, Place, Request};
 use crate::wave::Record;
 use proto::client::event::Kind;
 use proto::client::server_frame::Frame;
@@ -21,6 +21,10 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
+    pub(crate) fn place(&self) -> Place {
+        Place { partition: self.partition, offset: self.offset }
+    }
+
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
@@ -107,7 +111,7 @@ pub(crate) fn write(request: &Request, user_id: Uuid, now_us: u64) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use super::super::windows::{Audience, Place};
+    use super::super::windows::Audience;
     use super::*;
     use proto::client::{Message as Said, SettingsChanged};
     use proto::id::pack;

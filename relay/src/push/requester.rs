@@ -27,8 +27,6 @@ use crate::publisher::{Deadlines, Publisher};
 use crate::wave::{Outcome, Record, judge};
 use daemon::clock::now_us;
 use proto::Uuid;
-use proto::headers::RECIPIENTS;
-use proto::id::ID_BYTES;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +42,7 @@ pub(crate) struct Requester {
     publisher: Publisher,
     dead_letters: Publisher,
     /// Taken from the log, and not yet known who of the recipients is without a session.
-    taken: VecDeque<Taken>,
+    taken: Vec<(Place, Asked)>,
     /// Windows that ended, in their order, until they are settled.
     ended: VecDeque<Request>,
     /// The same for large conversations, with the last member that was asked about.
@@ -80,7 +78,7 @@ impl Requester {
             wishes: Wishes::new(&settings.postgres_url),
             publisher: Publisher::new(settings, RECORD_BYTES_MAX),
             dead_letters: Publisher::new(settings, DEAD_LETTER_BYTES_MAX),
-            taken: VecDeque::new(),
+            taken: Vec::new(),
             ended: VecDeque::new(),
             walks: VecDeque::new(),
             started: Instant::now(),
@@ -119,7 +117,9 @@ impl Requester {
         self.forget_lost();
         self.look()?;
         self.apply(Event::Tick);
-        self.group.commit(self.windows.offsets());
+        if let Some(partitions) = self.group.commit(self.windows.offsets()) {
+            self.metrics.partitions.set(partitions);
+        }
         self.metrics.pending.set(i64::try_from(self.windows.pending()).unwrap_or(i64::MAX));
         let coalesced = self.windows.coalesced();
         self.metrics.coalesced.inc_by(coalesced - self.coalesced);
@@ -153,10 +153,22 @@ impl Requester {
         {
             let Some(taken) = self.group.take(wait) else { break };
             wait = Duration::ZERO;
-            let named = taken.pairs().find(|(name, _)| *name == RECIPIENTS);
-            recipients += named.map_or(0, |(_, ids)| ids.len() / ID_BYTES);
-            self.taken.push_back(taken);
+            let asked = self.asked(&taken);
+            if let Asked::Users(_, users) = &asked {
+                recipients += users.len();
+            }
+            self.taken.push((taken.place(), asked));
         }
+    }
+
+    /// What the record asks for. One that cannot be read asks for nothing: every gateway makes a dead
+    /// letter of it, and tells why.
+    fn asked(&self, taken: &Taken) -> Asked {
+        read(taken).unwrap_or_else(|error| {
+            self.metrics.unreadable.inc();
+            tracing::debug!(error, place = ?taken.place(), "a record of the log cannot be read");
+            Asked::Nothing
+        })
     }
 
     fn wait(&self) -> Duration {
@@ -173,7 +185,7 @@ impl Requester {
         if lost.is_empty() {
             return;
         }
-        self.taken.retain(|it| !lost.contains(&it.partition));
+        self.taken.retain(|(place, _)| !lost.contains(&place.partition));
         self.apply(Event::Lost(lost));
         let windows = &self.windows;
         self.ended.retain(|it| windows.is_awaited(it.ticket));
@@ -185,45 +197,19 @@ impl Requester {
         if self.taken.is_empty() {
             return Ok(());
         }
-        let asked = self.asked();
         let mut users = BTreeSet::new();
-        for (_, asked) in &asked {
+        for (_, asked) in &self.taken {
             if let Asked::Users(_, recipients) = asked {
                 users.extend(recipients.iter().copied());
             }
         }
         let users: Vec<Uuid> = users.into_iter().collect();
         let absent = self.sessions.absent(&users)?;
-        for (place, asked) in asked {
+        for (place, asked) in std::mem::take(&mut self.taken) {
             let message = self.audiences(asked, &absent);
             self.apply(Event::Read { place, message });
         }
-        self.taken.clear();
         Ok(())
-    }
-
-    /// What the records ask for. One that cannot be read asks for nothing: every gateway makes a dead
-    /// letter of it.
-    fn asked(&self) -> Vec<(Place, Asked)> {
-        let mut unreadable = None;
-        let mut asked = Vec::with_capacity(self.taken.len());
-        for taken in &self.taken {
-            let place = Place { partition: taken.partition, offset: taken.offset };
-            let wants = read(taken).unwrap_or_else(|error| {
-                self.metrics.unreadable.inc();
-                unreadable = Some((place, error));
-                Asked::Nothing
-            });
-            asked.push((place, wants));
-        }
-        if let Some((place, error)) = unreadable {
-            tracing::warn!(
-                error,
-                ?place,
-                "a record of the log cannot be read; the last of several"
-            );
-        }
-        asked
     }
 
     fn audiences(&self, asked: Asked, absent: &HashSet<Uuid>) -> Option<(Message, Vec<Audience>)> {

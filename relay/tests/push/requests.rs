@@ -1,7 +1,7 @@
 //! Who is asked to be pushed, of what, and when; and that faults lose nothing.
 
 use super::{Chat, World, message_id, new_id, new_ids, requests, stop, world};
-use crate::support::{Relay, wait_until};
+use crate::support::{Relay, Seen, wait_until};
 use proto::Uuid;
 use proto::record::Priority;
 use std::collections::BTreeSet;
@@ -152,6 +152,38 @@ fn a_killed_relay_loses_no_request() {
         assert_eq!((request.message_count, numbers), (3, (2, 4)));
     }
     stop(relay);
+}
+
+#[test]
+fn relays_share_the_log_and_one_takes_over_from_another() {
+    let Some(world) = world() else { return };
+    let pairs: Vec<[Uuid; 2]> = (0..60).map(|_| new_ids()).collect();
+    let conversations: Vec<Uuid> = pairs.iter().map(|pair| world.conversation(pair)).collect();
+    let absent: Vec<Uuid> = pairs.iter().map(|pair| pair[1]).collect();
+    let tell = |number| {
+        let pairs = conversations.iter().zip(&pairs);
+        let messages: Vec<_> = pairs.map(|(it, pair)| chat(*it, pair, number)).collect();
+        world.say(&messages);
+    };
+    let mut tail = world.tail();
+    let start = |name| world.relay(1_000, &[("REALCHAT_RELAY_INSTANCE", name)]);
+    let (one, two) = (start("relay-one"), start("relay-two"));
+    let partitions = |relay: &Relay| relay.metric("push_partitions");
+    wait_until(30, "shares", || (partitions(&one), partitions(&two)) == (4.0, 4.0));
+    tell(2);
+    assert_eq!(requests(&mut tail, &absent, 60).len(), 60, "each once");
+    let counts = [&one, &two].map(|relay| relay.metric("push_requested_total"));
+    assert!(counts.iter().all(|it| *it > 0.0) && counts.iter().sum::<f64>() == 60.0, "{counts:?}");
+    two.signal("KILL");
+    tell(3);
+    wait_until(30, "all taken over", || partitions(&one) == 8.0);
+    let told = |seen: &[Seen]| {
+        let second = seen.iter().filter(|it| it.headers["sequence-number"] == b"3");
+        second.map(|it| it.key).collect::<BTreeSet<_>>().len()
+    };
+    let mine = |key: &[u8; 16]| absent.contains(&Uuid::from_bytes(*key));
+    assert!(tail.read_until(30, mine, |seen| told(seen) == 60), "{} of 60", told(&tail.seen));
+    stop(one);
 }
 
 #[test]

@@ -91,9 +91,9 @@ fn the_webhook_gets_signed_batches_and_each_request_once() {
         check_signature(delivery);
         assert_eq!(delivery.path, "/deliveries");
     }
-    let full = deliveries.iter().filter(|it| users.iter().any(|user| is_about(it, *user)));
+    let mut full = deliveries.iter().filter(|it| users.iter().any(|user| is_about(it, *user)));
     assert!(full.clone().all(|it| it.requests().len() <= 2));
-    let request = &full.last().unwrap().requests()[0];
+    let request = &full.next_back().unwrap().requests()[0];
     assert_eq!((&request["kind"], &request["priority"]), (&"message".into(), &"high".into()));
     assert_eq!((&request["message_count"], &request["created_at_us"]), (&1.into(), &1_002.into()));
 }
