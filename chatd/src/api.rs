@@ -38,6 +38,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = endpoints! {
     POST "/v1/conversations" User Work::Query(conversations::create);
     GET "/v1/conversations/{id}" User Work::Query(conversations::one);
     PATCH "/v1/conversations/{id}" User Work::Query(conversations::change);
+    PUT "/v1/conversations/{id}/mute" User Work::Query(conversations::mute);
     GET "/v1/conversations/{id}/members" User Work::Query(conversations::members);
     POST "/v1/conversations/{id}/members" User Work::Query(conversations::add_members);
     DELETE "/v1/conversations/{id}/members/{id}" User Work::Query(conversations::remove_member);

@@ -58,6 +58,9 @@ pub(crate) const USERS_MAX: u64 = 200;
 /// Rows of the outbox looked at to tell whether one message was relayed.
 pub(crate) const TRACE_OUTBOX_ROWS_MAX: i64 = 10_000;
 
+/// The largest whole number that every JSON reader has exactly: 2^53 - 1.
+pub(crate) const JSON_NUMBER_MAX: u64 = 9_007_199_254_740_991;
+
 /// A W3C trace context, in bytes; a longer one is not passed on.
 pub(crate) const TRACEPARENT_BYTES_MAX: usize = 64;
 

@@ -13,6 +13,7 @@ mod audience;
 mod columns;
 mod command;
 mod engine;
+mod mute;
 mod plan;
 mod receipts;
 mod record;
@@ -24,6 +25,7 @@ pub(crate) use command::{
     Append, Appended, Change, ReceiptCommand, check_stored, new_conversation_id,
 };
 pub(crate) use engine::Engine;
+pub(crate) use mute::mute;
 pub(crate) use record::profile_updated;
 pub(crate) use statements::{NOTIFY, write_outbox};
 pub(crate) use writers::{Command, Writers, WritersSettings};

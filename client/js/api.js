@@ -152,6 +152,16 @@ export class Api {
   }
 
   /**
+   * No push requests of it, for oneself, until then in microseconds since the Unix epoch; null: no longer.
+   * @param {string} conversationId
+   * @param {number | null} untilUs
+   * @returns {Promise<ConversationSummary>}
+   */
+  mute(conversationId, untilUs) {
+    return this.#signed("PUT", `/v1/conversations/${conversationId}/mute`, { until_us: untilUs });
+  }
+
+  /**
    * @param {string} conversationId
    * @returns {Promise<(User & { joined_sequence_number: number })[]>}
    */

@@ -54,7 +54,8 @@
  * In a list `members` are some of a large conversation's, `member_count` counts them all.
  * @typedef {{ conversation_id: string, title: string, last_sequence_number: number,
  *   message_count: number, unread_count: number, read_sequence_number: number,
- *   joined_sequence_number: number, member_count: number, members: User[], last_message: LastMessage | null,
+ *   joined_sequence_number: number, muted_until_us?: number | null, member_count: number,
+ *   members: User[], last_message: LastMessage | null,
  *   created_at_us: number }} ConversationSummary
  * @typedef {{ user_id: string, device_id: string, name: string, access_token: string,
  *   refresh_token: string, expires_in: number }} AuthAnswer

@@ -13,13 +13,13 @@
 use crate::config::Timings;
 use crate::limits::{LAST_SEEN_S, REDIS_MS_MAX, REDIS_PIPELINE_MAX};
 use crate::rules::{Known, Store};
+use proto::presence::{COMPLETE, user_key};
 use redis::{Connection, Pipeline, RedisResult};
 use std::time::Duration;
 use uuid::Uuid;
 
 const ONLINE: &str = "presence:online";
 const CHANGING: &str = "presence:changing";
-const COMPLETE: &str = "presence:complete";
 
 /// A connection that has answered, with limits on how long it may take.
 pub(crate) fn connect(client: &redis::Client) -> RedisResult<Connection> {
@@ -106,10 +106,10 @@ fn add(pipeline: &mut Pipeline, timings: Timings, store: &Store) {
             pipeline.cmd("DEL").arg(format!("user:{user}:{device}")).ignore();
         }
         Store::Gateways { user, gateways } if gateways.is_empty() => {
-            pipeline.cmd("DEL").arg(format!("user:{user}")).ignore();
+            pipeline.cmd("DEL").arg(user_key(*user)).ignore();
         }
         Store::Gateways { user, gateways } => {
-            set(pipeline, &format!("user:{user}"), &gateways.join(","), timings.expiry_ms);
+            set(pipeline, &user_key(*user), &gateways.join(","), timings.expiry_ms);
         }
         Store::Gateway { gateway, run } => {
             let key = format!("gateway:{gateway}");

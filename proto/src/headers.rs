@@ -23,6 +23,7 @@ pub mod event_type {
     pub const PROFILE: &str = "profile";
     pub const TYPING: &str = "typing";
     pub const PRESENCE: &str = "presence";
+    pub const PUSH: &str = "push";
 }
 
 /// Headers that a dead letter has besides its own.

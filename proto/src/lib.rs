@@ -13,6 +13,7 @@ pub mod headers;
 pub mod id;
 pub mod json;
 pub mod limits;
+pub mod presence;
 pub mod topics;
 
 mod generated;

@@ -1,6 +1,6 @@
 //! The relay's configuration.
 
-use crate::limits::LEASE_MS_MAX;
+use crate::limits::{LEASE_MS_MAX, WEBHOOK_SECRET_BYTES_MIN};
 use daemon::{Config, Key, Kind};
 use std::time::Duration;
 
@@ -60,6 +60,55 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "How long a relay owns a shard after it last said so, in ms; a dead relay's shards \
               are taken over after about this long.",
     },
+    Key {
+        name: "redis.url",
+        kind: Kind::Secret { bytes_min: 1 },
+        default: "",
+        doc: "The Redis that presenced keeps presence in, to know who is without a session.",
+    },
+    Key {
+        name: "push.enabled",
+        kind: Kind::OneOf(&["auto", "on", "off"]),
+        default: "auto",
+        doc: "Whether push requests are made for members without a session; auto: if redis.url is set.",
+    },
+    Key {
+        name: "push.window_ms",
+        kind: Kind::Integer { min: 0, max: 600_000 },
+        default: "5000",
+        doc: "For how long a user's messages of one conversation are collected into one push request, \
+              in ms; those of high priority wait for nothing.",
+    },
+    Key {
+        name: "push.webhook_url",
+        kind: Kind::Secret { bytes_min: 1 },
+        default: "",
+        doc: "Where push requests are delivered in batches, http:// or https://; empty: nowhere.",
+    },
+    Key {
+        name: "push.webhook_secret",
+        kind: Kind::Secret { bytes_min: WEBHOOK_SECRET_BYTES_MIN },
+        default: "",
+        doc: "The secret that deliveries are signed with; required where push.webhook_url is set.",
+    },
+    Key {
+        name: "push.webhook_timeout_ms",
+        kind: Kind::Integer { min: 10, max: 60_000 },
+        default: "5000",
+        doc: "How long the webhook may take to answer, in ms.",
+    },
+    Key {
+        name: "push.webhook_batch_max",
+        kind: Kind::Integer { min: 1, max: 1_000 },
+        default: "100",
+        doc: "Push requests in one delivery.",
+    },
+    Key {
+        name: "push.webhook_retry_ms",
+        kind: Kind::Integer { min: 1, max: 30_000 },
+        default: "500",
+        doc: "Wait before a delivery that failed is tried again, in ms; it doubles from try to try.",
+    },
 ];
 
 /// What the threads are given, checked.
@@ -76,6 +125,34 @@ pub(crate) struct Settings {
     pub(crate) batch_max: i64,
     pub(crate) poll: Duration,
     pub(crate) lease: Duration,
+    /// Nothing: no push requests are made.
+    pub(crate) push: Option<Push>,
+    /// Nothing: they are delivered nowhere.
+    pub(crate) webhook: Option<Webhook>,
+}
+
+/// How push requests are made.
+#[derive(Debug, Clone)]
+pub(crate) struct Push {
+    pub(crate) redis_url: String,
+    pub(crate) window: Duration,
+}
+
+/// Where and how push requests are delivered.
+#[derive(Clone)]
+pub(crate) struct Webhook {
+    pub(crate) url: String,
+    pub(crate) secret: String,
+    pub(crate) timeout: Duration,
+    pub(crate) batch_max: usize,
+    pub(crate) retry: Duration,
+}
+
+/// Neither the secret nor the URL, which may hold one.
+impl std::fmt::Debug for Webhook {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Webhook").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
 
 impl Settings {
@@ -94,6 +171,8 @@ impl Settings {
             batch_max: small(config, "relay.batch_max")?,
             poll: config.duration_ms("relay.poll_ms"),
             lease: config.duration_ms("relay.lease_ms"),
+            push: push(config)?,
+            webhook: webhook(config)?,
         })
     }
 
@@ -106,4 +185,88 @@ impl Settings {
 
 fn small<T: TryFrom<u64>>(config: &Config, name: &str) -> Result<T, String> {
     T::try_from(config.integer(name)).map_err(|_| format!("{name} is too large"))
+}
+
+fn push(config: &Config) -> Result<Option<Push>, String> {
+    let redis_url = config.text("redis.url").to_owned();
+    let enabled = config.text("push.enabled");
+    if enabled == "on" && redis_url.is_empty() {
+        return Err(
+            "push.enabled is on, but redis.url, which says who is online, is not set".into()
+        );
+    }
+    if enabled == "off" || redis_url.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Push { redis_url, window: config.duration_ms("push.window_ms") }))
+}
+
+fn webhook(config: &Config) -> Result<Option<Webhook>, String> {
+    let (url, secret) = (config.text("push.webhook_url"), config.text("push.webhook_secret"));
+    if url.is_empty() {
+        return Ok(None);
+    }
+    // The URL itself is not repeated: it may hold a secret.
+    let is_http = url.parse::<ureq::http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+    });
+    if !is_http {
+        return Err("push.webhook_url must be http://HOST/PATH or https://HOST/PATH".to_owned());
+    }
+    if secret.is_empty() {
+        return Err(format!(
+            "push.webhook_url is set, but push.webhook_secret is not; a secret of at least \
+             {WEBHOOK_SECRET_BYTES_MIN} bytes, which the receiver knows as well, is required"
+        ));
+    }
+    Ok(Some(Webhook {
+        url: url.to_owned(),
+        secret: secret.to_owned(),
+        timeout: config.duration_ms("push.webhook_timeout_ms"),
+        batch_max: config.count("push.webhook_batch_max"),
+        retry: config.duration_ms("push.webhook_retry_ms"),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daemon::config::load_from;
+
+    fn settings(pairs: &[(&str, &str)]) -> Result<Settings, String> {
+        let variable =
+            |(name, value): &(&str, &str)| (format!("REALCHAT_RELAY_{name}"), (*value).to_owned());
+        let config = load_from("relay", KEYS, None, pairs.iter().map(variable));
+        Settings::new(&config.map_err(|error| error.to_string())?, "relay-1".into())
+    }
+
+    #[test]
+    fn push_is_on_where_redis_is_known_unless_told_otherwise() {
+        let redis = ("REDIS_URL", "redis://127.0.0.1/");
+        assert!(settings(&[]).unwrap().push.is_none());
+        assert!(settings(&[redis]).unwrap().push.is_some());
+        assert!(settings(&[redis, ("PUSH_ENABLED", "off")]).unwrap().push.is_none());
+        let error = settings(&[("PUSH_ENABLED", "on")]).unwrap_err();
+        assert!(error.contains("redis.url"), "{error}");
+        assert!(settings(&[("PUSH_ENABLED", "yes")]).unwrap_err().contains("auto, on, off"));
+    }
+
+    #[test]
+    fn a_webhook_needs_an_http_url_and_a_secret_and_tells_neither() {
+        let (url, secret) = ("https://push.example/in?key=hidden", "0123456789abcdef");
+        let settings = |url, secret: &str| {
+            settings(&[("PUSH_WEBHOOK_URL", url), ("PUSH_WEBHOOK_SECRET", secret)])
+        };
+        let webhook = settings(url, secret).unwrap().webhook.unwrap();
+        assert_eq!(webhook.url, url);
+        let shown = format!("{webhook:?}");
+        assert!(!shown.contains("hidden") && !shown.contains(secret), "{shown}");
+        for wrong in ["ftp://push.example/", "push.example", "file:///etc/passwd", "http://"] {
+            let error = settings(wrong, secret).unwrap_err();
+            assert!(error.contains("push.webhook_url must be http://"), "{error}");
+            assert!(!error.contains(wrong) || wrong == "http://", "{error}");
+        }
+        assert!(settings(url, "").unwrap_err().contains("push.webhook_secret is not"));
+        assert!(settings(url, &secret[1..]).unwrap_err().contains("at least 16 bytes"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Every limit of the relay that is not configuration, with its unit.
 
-use proto::limits::RECORD_VALUE_BYTES_MAX;
+use proto::limits::{INLINE_RECIPIENTS_MAX, RECORD_VALUE_BYTES_MAX};
 
 /// Values and headers that one worker reads and publishes at once.
 pub(crate) const WAVE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -51,6 +51,45 @@ pub(crate) const DOUBT_TRIES_MAX: u32 = 5;
 pub(crate) const DOUBT_SLACK_MS: u64 = 1_000;
 /// How long the listener waits for a notification before it looks at its connection.
 pub(crate) const LISTEN_MS_MAX: u64 = 1_000;
+/// Windows that collect messages for users without a session; one more, and the oldest ends early.
+pub(crate) const PUSH_WINDOWS_MAX: usize = 131_072;
+/// Senders that the window of a large conversation remembers, to leave them out.
+pub(crate) const PUSH_SENDERS_MAX: usize = 64;
+/// Records that are taken from the log at once, and recipients at which no further one is.
+pub(crate) const PUSH_RECORDS_MAX: usize = 512;
+pub(crate) const PUSH_RECIPIENTS_MAX: usize = 16_384;
+/// Requests that are asked about and published at once.
+pub(crate) const PUSH_REQUESTS_MAX: usize = 512;
+/// Members of a large conversation that are asked about at once.
+pub(crate) const PUSH_MEMBERS_MAX: usize = 1_024;
+/// How long the broker may take to acknowledge requests before they go again, in milliseconds.
+pub(crate) const PUSH_PUBLISH_MS_MAX: u64 = 3_000;
+/// Keys in one command to Redis, and how long Redis may take to connect, to read or to write.
+pub(crate) const REDIS_KEYS_MAX: usize = 1_024;
+pub(crate) const REDIS_MS_MAX: u64 = 1_000;
+/// How often the offsets of a consumer group are committed, and how long it waits for a record.
+pub(crate) const GROUP_COMMIT_MS: u64 = 500;
+pub(crate) const GROUP_POLL_MS: u64 = 100;
+/// A consumer of which the broker heard nothing for so long is replaced.
+pub(crate) const GROUP_SESSION_MS: u64 = 10_000;
+/// What a consumer holds that was not taken yet, in KiB.
+pub(crate) const GROUP_FETCHED_KIB_MAX: usize = 4_096;
+/// How long a question to the group's broker may take, in milliseconds.
+pub(crate) const GROUP_ANSWER_MS_MAX: u64 = 5_000;
+/// The body of one webhook request.
+pub(crate) const WEBHOOK_BODY_BYTES_MAX: usize = 256 * 1024;
+/// How long a batch waits for more once it has a first request, in milliseconds.
+pub(crate) const WEBHOOK_GATHER_MS: u64 = 50;
+/// Tries of one batch before its requests become dead letters.
+pub(crate) const WEBHOOK_TRIES_MAX: u32 = 10;
+/// The longest wait between two tries, and the longest that `Retry-After` can ask for.
+pub(crate) const WEBHOOK_RETRY_MS_MAX: u64 = 30_000;
+pub(crate) const WEBHOOK_RETRY_AFTER_MS_MAX: u64 = 60_000;
+/// Of an answer's body, which nobody reads, so much is taken for the sake of the connection.
+pub(crate) const WEBHOOK_ANSWER_BYTES_MAX: u64 = 16 * 1024;
+/// The secret that webhook requests are signed with.
+pub(crate) const WEBHOOK_SECRET_BYTES_MIN: usize = 16;
+
 /// How long a stopping relay waits for its waves before it goes without releasing its leases.
 pub(crate) const STOP_MS_MAX: u64 = 5_000;
 
@@ -76,3 +115,5 @@ const _: () = assert!(RECORD_BYTES_MAX * 2 < DEAD_LETTER_BYTES_MAX);
 const _: () = assert!(WAVE_PERCENT < MESSAGE_PERCENT && MESSAGE_PERCENT < BEGIN_PERCENT);
 const _: () = assert!(BEGIN_PERCENT + RENEW_PERCENT < 100);
 const _: () = assert!(RETRY_MS_MIN < RETRY_MS_MAX);
+const _: () = assert!(PUSH_RECIPIENTS_MAX >= INLINE_RECIPIENTS_MAX);
+const _: () = assert!(GROUP_COMMIT_MS < GROUP_SESSION_MS);

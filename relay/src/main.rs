@@ -6,6 +6,7 @@
 //!   outbox ----------------- read, delete <----------/   ^
 //!   NOTIFY --> wake thread ------------------------------+
 //!                                     topics thread --create, watch-->      topics
+//! Redis <-- push thread <-- the log; push-webhook thread <-- push requests  (see push.rs)
 //! ```
 //!
 //! A key's records are published in the order of their ids whatever happens: a row is read only
@@ -25,6 +26,7 @@ mod outbox;
 mod ownership;
 mod place;
 mod publisher;
+mod push;
 mod suspects;
 mod topics;
 mod wake;
@@ -60,6 +62,7 @@ struct Relay {
     stop_keeper: Sender<()>,
     workers: Vec<JoinHandle<()>>,
     keeper: JoinHandle<()>,
+    push: Vec<JoinHandle<()>>,
 }
 
 fn start(context: Context) -> Result<Box<dyn Running>, String> {
@@ -91,21 +94,22 @@ fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let (own, own_peers, own_wake) = (settings.clone(), peers.clone(), wake.clone());
     let own_stop = Arc::clone(&stop);
     spawn("wake", move || wake::listen(&own, &own_peers, &own_wake, &own_stop))?;
+    let push = push::start(&settings, &health, &context.metrics, &stop)?;
     let (stop_keeper, keeper_stop) = bounded(1);
     let keeper =
         keeper::Keeper::new(settings, ownership, peers, metrics, health, wake.clone(), keeper_stop);
     let keeper = spawn("lease", move || keeper.run())?;
-    Ok(Box::new(Relay { stop, wake, stop_keeper, workers, keeper }))
+    Ok(Box::new(Relay { stop, wake, stop_keeper, workers, keeper, push }))
 }
 
 impl Running for Relay {
-    /// Finishes the waves that were begun, then gives the leases back.
+    /// Finishes the waves and push requests that were begun, and gives the leases back.
     fn stop(self: Box<Self>) {
         self.stop.store(true, Ordering::Release);
         wake::wake_all(&self.wake);
         let _ = self.stop_keeper.try_send(());
         let until = Instant::now() + Duration::from_millis(STOP_MS_MAX);
-        for thread in self.workers.into_iter().chain([self.keeper]) {
+        for thread in self.workers.into_iter().chain([self.keeper]).chain(self.push) {
             while !thread.is_finished() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -5,6 +5,8 @@
 
 #[path = "faults/mod.rs"]
 mod faults;
+#[path = "push/mod.rs"]
+mod push;
 mod support;
 
 use proto::topics;

@@ -32,6 +32,7 @@ chatd_config() { # DIR
 relay_config() { # DIR
   common_config relay
   printf '[postgres]\nurl = %s\n' "$(toml_string "$(database_url "$1")")"
+  printf '[redis]\nurl = %s\n' "$(toml_string "$(redis_url_in_use "$1")")"
   printf '[kafka]\nbrokers = %s\n' "$(toml_list "$(kafka_brokers)")"
 }
 

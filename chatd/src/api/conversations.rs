@@ -6,10 +6,12 @@ use crate::app::App;
 use crate::db::Databases;
 use crate::failure::Failure;
 use crate::http::{Call, HttpAnswer};
-use crate::limits::{LIST_CONVERSATIONS_DEFAULT, LIST_CONVERSATIONS_MAX, MEMBERS_NAMED_MAX};
+use crate::limits::{
+    JSON_NUMBER_MAX, LIST_CONVERSATIONS_DEFAULT, LIST_CONVERSATIONS_MAX, MEMBERS_NAMED_MAX,
+};
 use crate::profiles::{ids_of_names, map_by_ids};
 use crate::read::{self, Page, View};
-use crate::write::{Append, Change, new_conversation_id};
+use crate::write::{self, Append, Change, new_conversation_id};
 use proto::Uuid;
 use serde::Deserialize;
 use serde_json::json;
@@ -29,6 +31,13 @@ struct Create {
 struct ChangeSettings {
     title: String,
     idempotency_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Mute {
+    /// Required, so that a misspelt field does not unmute.
+    #[serde(deserialize_with = "Option::deserialize")]
+    until_us: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +101,19 @@ pub(super) fn change(
     let asked: ChangeSettings = call.json()?;
     let change = Change::Title { title: asked.title };
     append(app, call, change, asked.idempotency_key.as_deref())?;
+    answer_one(200, databases, call, call.id(0)?)
+}
+
+/// The member's own affair: nobody is told, and the log does not grow.
+pub(super) fn mute(_: &App, databases: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
+    let asked: Mute = call.json()?;
+    if asked.until_us.is_some_and(|until_us| until_us > JSON_NUMBER_MAX) {
+        return Err(Failure::invalid(format!(
+            "until_us is too large; at most {JSON_NUMBER_MAX} is allowed, which is for ever"
+        )));
+    }
+    let user_id = call.identity()?.user_id;
+    write::mute(databases.messaging()?, call.id(0)?, user_id, asked.until_us)?;
     answer_one(200, databases, call, call.id(0)?)
 }
 

@@ -62,6 +62,7 @@ pub(super) fn conversation(view: &View, profiles: &HashMap<Uuid, Profile>) -> Va
         "unread_count": view.unread_count,
         "read_sequence_number": view.read_sequence_number,
         "joined_sequence_number": view.joined_sequence_number,
+        "muted_until_us": view.muted_until_us,
         "member_count": view.member_count,
         "members": members,
         "last_message": last_message,

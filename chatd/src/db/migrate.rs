@@ -30,6 +30,7 @@ const MIGRATIONS: &[Migration] = migrations![
     5 "0005_outbox",
     6 "0006_trace_index",
     7 "0007_delete_published",
+    8 "0008_mute",
 ];
 
 /// Any number will do, so long as every chatd uses the same.

@@ -18,6 +18,8 @@ pub(crate) struct View {
     pub(crate) unread_count: u64,
     pub(crate) read_sequence_number: u64,
     pub(crate) joined_sequence_number: u64,
+    /// Nothing if it is not muted now.
+    pub(crate) muted_until_us: Option<u64>,
     pub(crate) created_at_us: u64,
     pub(crate) member_count: u64,
     pub(crate) members: Vec<Member>,
@@ -57,7 +59,8 @@ macro_rules! view {
             SELECT page.conversation_id, page.title, page.last_sequence_number,
                    page.last_message_number, page.joined_sequence_number, page.created_at_us,
                    cursor.read, base.message_number, last.sequence_number, last.sender_id,
-                   last.text, last.created_at_us, members.count, own.count
+                   last.text, last.created_at_us, members.count, own.count,
+                   page.muted_until_us
             FROM page
             CROSS JOIN LATERAL (
                 SELECT COALESCE(max(r.read_sequence_number), 0) AS read FROM messaging.receipts r
@@ -96,7 +99,7 @@ macro_rules! view {
 const ONE: Query = Query {
     name: "conversation",
     sql: view!(
-        "SELECT c.*, m.joined_sequence_number
+        "SELECT c.*, m.joined_sequence_number, m.muted_until_us
          FROM messaging.members m JOIN messaging.conversations c USING (conversation_id)
          WHERE m.conversation_id = $2 AND m.user_id = $1 AND m.left_sequence_number IS NULL"
     ),
@@ -105,7 +108,7 @@ const ONE: Query = Query {
 const LIST: Query = Query {
     name: "conversations",
     sql: view!(
-        "SELECT c.*, m.joined_sequence_number
+        "SELECT c.*, m.joined_sequence_number, m.muted_until_us
          FROM messaging.members m JOIN messaging.conversations c USING (conversation_id)
          WHERE m.user_id = $1 AND m.left_sequence_number IS NULL
            AND ($2::uuid IS NULL OR (c.last_event_at_us, c.conversation_id) < (
@@ -210,6 +213,7 @@ fn view(row: &Row) -> View {
     let message_count = unsigned(row.get(3));
     let read_messages = row.get::<_, Option<i64>>(7).map_or(0, unsigned);
     let own_messages = unsigned(row.get(13));
+    let muted_until_us = row.get::<_, Option<i64>>(14).map(unsigned);
     let last_message = row.get::<_, Option<i64>>(8).map(|sequence_number| LastMessage {
         sequence_number: unsigned(sequence_number),
         sender_id: row.get(9),
@@ -224,6 +228,7 @@ fn view(row: &Row) -> View {
         unread_count: message_count.saturating_sub(read_messages + own_messages),
         read_sequence_number: unsigned(row.get(6)),
         joined_sequence_number: unsigned(row.get(4)),
+        muted_until_us: muted_until_us.filter(|it| *it > daemon::clock::now_us()),
         created_at_us: unsigned(row.get(5)),
         member_count: unsigned(row.get(12)),
         members: Vec::new(),

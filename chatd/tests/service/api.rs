@@ -50,6 +50,7 @@ fn nobody_reads_or_writes_outside_its_conversations() {
     let calls = [
         ("GET", base.clone(), Value::Null, "not_a_member"),
         ("PATCH", base.clone(), json!({ "title": "mine" }), "not_a_member"),
+        ("PUT", format!("{base}/mute"), json!({ "until_us": null }), "not_a_member"),
         ("GET", format!("{base}/members"), Value::Null, "not_a_member"),
         ("POST", format!("{base}/members"), json!({ "names": ["mallory"] }), "not_a_member"),
         ("DELETE", format!("{base}/members/{}", bob.user_id), Value::Null, "not_a_member"),
@@ -230,6 +231,42 @@ fn conversations_are_listed_by_activity_and_paged() {
     );
     let (status, _) = alice.call(&chatd, "PATCH", &target, json!({ "title": "t".repeat(300) }));
     assert_eq!(status, 400);
+}
+
+#[test]
+fn a_member_mutes_a_conversation_for_itself_alone() {
+    const FOR_EVER: u64 = (1 << 53) - 1;
+    let Stage { database, chatd, alice, bob, conversation_id, .. } = stage();
+    let target = format!("/v1/conversations/{conversation_id}/mute");
+    let muted = |person: &Person| {
+        let list = person.get(&chatd, "/v1/conversations");
+        list["conversations"][0]["muted_until_us"].clone()
+    };
+    assert_eq!(muted(&bob), Value::Null);
+    let answer = bob.done(&chatd, "PUT", &target, json!({ "until_us": FOR_EVER }));
+    assert_eq!(answer["muted_until_us"], FOR_EVER);
+    assert_eq!((muted(&bob), muted(&alice)), (json!(FOR_EVER), Value::Null));
+    assert_eq!(answer["last_sequence_number"], 1, "it is not in the log");
+    // Until a time that is past: not muted.
+    let past = bob.done(&chatd, "PUT", &target, json!({ "until_us": 1 }));
+    assert_eq!(past["muted_until_us"], Value::Null);
+    bob.done(&chatd, "PUT", &target, json!({ "until_us": FOR_EVER }));
+    assert_eq!(
+        bob.done(&chatd, "PUT", &target, json!({ "until_us": null }))["muted_until_us"],
+        Value::Null
+    );
+    let wrong = [
+        json!({}),
+        json!({ "until_us": FOR_EVER + 1 }),
+        json!({ "until_us": -1 }),
+        json!({ "until_us": "x" }),
+    ];
+    for body in wrong {
+        let (status, answer) = bob.call(&chatd, "PUT", &target, body.clone());
+        assert_eq!((status, &answer["code"]), (400, &json!("invalid_argument")), "{body}");
+    }
+    let may_read = "SET ROLE realchat_relay; SELECT muted_until_us FROM messaging.members";
+    database.owner().batch_execute(may_read).unwrap();
 }
 
 #[test]

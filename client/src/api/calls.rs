@@ -197,6 +197,22 @@ impl Api {
         self.call(&Call::get(format!("/v1/conversations/{id}")).with(token))
     }
 
+    /// Wants no push requests of a conversation until then, in microseconds since the Unix epoch; nothing:
+    /// wants them again.
+    ///
+    /// # Errors
+    /// `not_a_member`.
+    pub fn mute(
+        &self,
+        token: &str,
+        id: Uuid,
+        until_us: Option<u64>,
+    ) -> Result<Conversation, ApiError> {
+        let target = format!("/v1/conversations/{id}/mute");
+        let body = json!({ "until_us": until_us });
+        self.call(&Call::new(Method::PUT, target, &body).with(token).safe())
+    }
+
     /// Who is in it.
     ///
     /// # Errors

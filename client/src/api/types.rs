@@ -50,6 +50,8 @@ pub struct Conversation {
     pub read_sequence_number: u64,
     /// The first event that this user may see.
     pub joined_sequence_number: u64,
+    /// Until then there are no push requests of it; nothing: it is not muted.
+    pub muted_until_us: Option<u64>,
     pub members: Vec<Member>,
     pub last_message: Option<LastMessage>,
     pub created_at_us: u64,

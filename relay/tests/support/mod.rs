@@ -2,9 +2,13 @@
 
 mod kafka;
 mod processes;
+mod receiver;
+mod redis;
 
-pub(crate) use kafka::{Kafka, Seen};
+pub(crate) use self::redis::Redis;
+pub(crate) use kafka::{Kafka, Seen, Tail};
 pub(crate) use processes::{Postgres, Relay, dead_letters, failpoint_binaries, signal};
+pub(crate) use receiver::{Delivery, Receiver, Reply};
 
 use proto::record::RecordHeaders;
 use proto::{Message, topics};

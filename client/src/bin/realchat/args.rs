@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use proto::Uuid;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// RealChat from a terminal: accounts, conversations, messages, and what is wrong.
 ///
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Conversations,
     /// Lists the members of a conversation, after adding or removing some.
     Members(Members),
+    /// Mutes a conversation: no push requests of it, for you, until you say otherwise or for a time.
+    Mute(Mute),
     /// Who of these is online? Only those who share a conversation with you are told.
     Presence {
         #[arg(required = true, value_name = "NAME")]
@@ -150,6 +153,18 @@ pub(crate) struct Members {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Mute {
+    #[arg(value_name = "CONV")]
+    pub(crate) conversation: Uuid,
+    /// A number and s, m, h or d, e.g. 8h; if not given: for ever.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub(crate) time: Option<Duration>,
+    /// No longer.
+    #[arg(long, conflicts_with = "time")]
+    pub(crate) off: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Send {
     #[arg(value_name = "CONV")]
     pub(crate) conversation: Uuid,
@@ -214,9 +229,37 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Ten years are the longest that anybody can mean who does not mean for ever.
+fn duration(text: &str) -> Result<Duration, String> {
+    const S_MAX: u64 = 10 * 366 * 86_400;
+    let wrong = || "a duration is a number and s, m, h or d, up to ten years, e.g. 8h".to_owned();
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let unit_s = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number = text.strip_suffix(unit).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(unit_s).filter(|it| (1..=S_MAX).contains(it));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_bounds() {
+        let seconds = |text| duration(text).ok().map(|it| it.as_secs());
+        let read = ["90s", "30m", "8h", "2d", "3660d"].map(seconds);
+        assert_eq!(read, [90, 1_800, 28_800, 172_800, 316_224_000].map(Some));
+        for wrong in ["", "8", "h", "0s", "-1h", "8hh", "1w", "3661d", "99999999999999999999d"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn what_people_and_servers_choose_may_begin_with_a_hyphen() {

@@ -1,6 +1,6 @@
 //! Conversations and who is in them: create, conversations, members, presence.
 
-use crate::args::{Create, Members};
+use crate::args::{Create, Members, Mute};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::rows::id;
@@ -9,13 +9,15 @@ use client::{Update, Uuid, Waited};
 use proto::client::event::Kind;
 use serde_json::json;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long `presence` waits for a connection, and then for what the server tells.
 const CONNECT_SECONDS_MAX: u64 = 10;
 const ANSWER_SECONDS_MAX: u64 = 3;
 /// What is told comes together: after so much silence there is no more.
 const ANSWER_GAP_MS: u64 = 500;
+/// Until when something is muted for ever: the largest number that JSON has exactly.
+const FOR_EVER_US: u64 = (1 << 53) - 1;
 
 pub(crate) fn create(context: &Context, create: &Create) -> Result<(), Failure> {
     let token = context.token()?;
@@ -29,11 +31,12 @@ pub(crate) fn list(context: &Context) -> Result<(), Failure> {
     for it in context.api.conversations(&context.token()?)? {
         let names: Vec<&str> = it.members.iter().map(|member| member.name.as_str()).collect();
         let text = format!(
-            "{}  {}  {} messages, {} unread  {}",
+            "{}  {}  {} messages, {} unread{}  {}",
             it.conversation_id,
             it.title,
             it.message_count,
             it.unread_count,
+            if it.muted_until_us.is_some() { ", muted" } else { "" },
             names.join(", ")
         );
         context.out.line(&it, &text)?;
@@ -61,6 +64,24 @@ pub(crate) fn members(context: &Context, asked: &Members) -> Result<(), Failure>
         context.out.line(&member, &text)?;
     }
     Ok(())
+}
+
+pub(crate) fn mute(context: &Context, asked: &Mute) -> Result<(), Failure> {
+    let until_us = match asked.time {
+        _ if asked.off => None,
+        None => Some(FOR_EVER_US),
+        Some(time) => {
+            let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + time;
+            Some(u64::try_from(until.as_micros()).unwrap_or(FOR_EVER_US))
+        }
+    };
+    let it = context.api.mute(&context.token()?, asked.conversation, until_us)?;
+    let word = match (it.muted_until_us, asked.time) {
+        (None, _) => "not muted".to_owned(),
+        (Some(_), None) => "muted".to_owned(),
+        (Some(_), Some(time)) => format!("muted for {} s", time.as_secs()),
+    };
+    Ok(context.out.line(&it, &format!("{}  {}  {word}", it.conversation_id, it.title))?)
 }
 
 /// The users with these names, in their order; a name that nobody has is refused.

@@ -46,6 +46,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Create(create) => conversations::create(context, create),
         Command::Conversations => conversations::list(context),
         Command::Members(members) => conversations::members(context, members),
+        Command::Mute(mute) => conversations::mute(context, mute),
         Command::Presence { names } => conversations::presence(context, names),
         Command::Send(send) => messages::send(context, send),
         Command::History(history) => messages::history(context, history),
