@@ -56,8 +56,15 @@ pub(crate) const PUSH_WINDOWS_MAX: usize = 131_072;
 /// Senders that the window of a large conversation remembers, to leave them out.
 pub(crate) const PUSH_SENDERS_MAX: usize = 64;
 /// Records that are taken from the log at once, and recipients at which no further one is.
-pub(crate) const PUSH_RECORDS_MAX: usize = 512;
-pub(crate) const PUSH_RECIPIENTS_MAX: usize = 16_384;
+pub(crate) const PUSH_RECORDS_MAX: usize = 32_768;
+pub(crate) const PUSH_RECIPIENTS_MAX: usize = 131_072;
+/// Between two looks at what was taken: so many times as long as the last one took, and at most this
+/// long in milliseconds. A message of high priority waits no longer for it.
+pub(crate) const PUSH_REST_FACTOR: u32 = 9;
+pub(crate) const PUSH_REST_MS_MAX: u64 = 1_000;
+/// How long a user is remembered to have a session, in milliseconds, and how many users are.
+pub(crate) const PRESENT_MS_MAX: u64 = 10_000;
+pub(crate) const PRESENT_USERS_MAX: usize = 262_144;
 /// Requests that are asked about and published at once.
 pub(crate) const PUSH_REQUESTS_MAX: usize = 512;
 /// Members of a large conversation that are asked about at once.

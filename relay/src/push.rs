@@ -61,13 +61,30 @@ pub(crate) fn start(
         sessions::Sessions::new(&push.redis_url)?;
         health.require(REQUESTS, "not looked at yet");
         let own = shared.clone();
-        threads.push(crate::spawn("push", move || own.request(&push))?);
+        threads.push(crate::spawn("push", move || {
+            give_way();
+            own.request(&push);
+        })?);
     }
     if let Some(webhook) = settings.webhook.clone() {
         health.require(DELIVERIES, "not looked at yet");
-        threads.push(crate::spawn("push-webhook", move || shared.deliver(webhook))?);
+        threads.push(crate::spawn("push-webhook", move || {
+            give_way();
+            shared.deliver(webhook);
+        })?);
     }
     Ok(threads)
+}
+
+/// Messages first: on a machine that is busy, this thread and those that it starts (Kafka's clients)
+/// have next to nothing until the others are served. What waits, waits in Kafka.
+fn give_way() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is a valid place to read; Linux takes 0 for the calling thread alone.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::warn!(%error, "push has the priority of messages");
+    }
 }
 
 #[derive(Clone)]

@@ -13,15 +13,15 @@ use super::group::Group;
 use super::metrics::PushMetrics;
 use super::record::{Asked, Taken, read, write};
 use super::sessions::Sessions;
-use super::windows::{Action, Audience, Bounds, Event, Message, Place, Request, Windows};
+use super::windows::{Action, Audience, Bounds, Event, Message, Need, Place, Request, Windows};
 use super::wishes::{Unwanted, Wishes};
 use crate::config::{Push, Settings};
 use crate::database::Backoff;
 use crate::envelope;
 use crate::limits::{
     DEAD_LETTER_BYTES_MAX, GROUP_POLL_MS, PUSH_MEMBERS_MAX, PUSH_PUBLISH_MS_MAX,
-    PUSH_RECIPIENTS_MAX, PUSH_RECORDS_MAX, PUSH_REQUESTS_MAX, PUSH_SENDERS_MAX, PUSH_WINDOWS_MAX,
-    RECORD_BYTES_MAX,
+    PUSH_RECIPIENTS_MAX, PUSH_RECORDS_MAX, PUSH_REQUESTS_MAX, PUSH_REST_FACTOR, PUSH_REST_MS_MAX,
+    PUSH_SENDERS_MAX, PUSH_WINDOWS_MAX, RECORD_BYTES_MAX,
 };
 use crate::publisher::{Deadlines, Publisher};
 use crate::wave::{Outcome, Record, judge};
@@ -49,6 +49,9 @@ pub(crate) struct Requester {
     walks: VecDeque<(Request, Uuid)>,
     started: Instant,
     coalesced: u64,
+    /// Until when records are only collected, so that this takes a small share of the machine's time
+    /// alone: many that are looked at together cost little more than one.
+    rests_until: Instant,
     /// Why nothing goes on.
     stalled: Option<String>,
 }
@@ -83,6 +86,7 @@ impl Requester {
             walks: VecDeque::new(),
             started: Instant::now(),
             coalesced: 0,
+            rests_until: Instant::now(),
             stalled: None,
         })
     }
@@ -111,12 +115,18 @@ impl Requester {
     }
 
     fn round(&mut self) -> Result<(), String> {
+        let settling = Instant::now();
         self.settle()?;
         self.walk()?;
+        let settled = settling.elapsed();
         self.take();
         self.forget_lost();
+        let looking = Instant::now();
         self.look()?;
         self.apply(Event::Tick);
+        let busy = settled + looking.elapsed();
+        let rest = (busy * PUSH_REST_FACTOR).min(Duration::from_millis(PUSH_REST_MS_MAX));
+        self.rests_until = Instant::now() + rest;
         if let Some(partitions) = self.group.commit(self.windows.offsets()) {
             self.metrics.partitions.set(partitions);
         }
@@ -142,7 +152,8 @@ impl Requester {
         }
     }
 
-    /// Takes what is there, or waits for the first record, no longer than until a window ends.
+    /// Takes what is there, or waits for the first record, no longer than until a window ends. Of a log
+    /// that is busy many records are taken at once.
     fn take(&mut self) {
         let mut wait = self.wait();
         let mut recipients = 0;
@@ -152,7 +163,7 @@ impl Requester {
             && recipients < PUSH_RECIPIENTS_MAX
         {
             let Some(taken) = self.group.take(wait) else { break };
-            wait = Duration::ZERO;
+            wait = self.rests_until.saturating_duration_since(Instant::now());
             let asked = self.asked(&taken);
             if let Asked::Users(_, users) = &asked {
                 recipients += users.len();
@@ -200,27 +211,43 @@ impl Requester {
         let mut users = BTreeSet::new();
         for (_, asked) in &self.taken {
             if let Asked::Users(_, recipients) = asked {
-                users.extend(recipients.iter().copied());
+                let is_asked = |it: &&Uuid| !self.sessions.were_present(it);
+                users.extend(recipients.iter().filter(is_asked).copied());
             }
         }
         let users: Vec<Uuid> = users.into_iter().collect();
         let absent = self.sessions.absent(&users)?;
         for (place, asked) in std::mem::take(&mut self.taken) {
-            let message = self.audiences(asked, &absent);
+            let message = self.needs(asked, &users, &absent);
             self.apply(Event::Read { place, message });
         }
         Ok(())
     }
 
-    fn audiences(&self, asked: Asked, absent: &HashSet<Uuid>) -> Option<(Message, Vec<Audience>)> {
+    /// Who needs a window: those without a session, and those who had one a moment ago and were not
+    /// asked about again.
+    fn needs(
+        &self,
+        asked: Asked,
+        users: &[Uuid],
+        absent: &HashSet<Uuid>,
+    ) -> Option<(Message, Vec<Need>)> {
         match asked {
             Asked::Nothing => None,
-            Asked::Members(message) => Some((message, vec![Audience::Members])),
-            Asked::Users(message, mut users) => {
-                let recipients = users.len();
-                users.retain(|user| absent.contains(user));
-                self.metrics.suppress(Unwanted::Online, recipients - users.len());
-                Some((message, users.into_iter().map(Audience::User).collect()))
+            Asked::Members(message) => {
+                // No more urgent for any message: direct messages have two members.
+                Some((message, vec![Need { audience: Audience::Members, may_hurry: false }]))
+            }
+            Asked::Users(message, recipients) => {
+                let count = recipients.len();
+                let need = |user: Uuid| {
+                    let may_hurry = absent.contains(&user);
+                    let is_needed = may_hurry || users.binary_search(&user).is_err();
+                    is_needed.then_some(Need { audience: Audience::User(user), may_hurry })
+                };
+                let needs: Vec<Need> = recipients.into_iter().filter_map(need).collect();
+                self.metrics.suppress(Unwanted::Online, count - needs.len());
+                Some((message, needs))
             }
         }
     }
@@ -288,13 +315,13 @@ impl Requester {
         let users: BTreeSet<Uuid> = asked.iter().map(|(user, _)| *user).collect();
         let users: Vec<Uuid> = users.into_iter().collect();
         let absent = self.sessions.absent(&users)?;
-        let mut verdicts = self.wishes.ask(asked, now_us())?;
-        for ((user, _), verdict) in asked.iter().zip(&mut verdicts) {
-            if !absent.contains(user) {
-                *verdict = Some(Unwanted::Online);
-            }
-        }
-        Ok(verdicts)
+        let is_absent = |it: &&Wanted<'_>| absent.contains(&it.0);
+        let asked_about: Vec<Wanted<'_>> = asked.iter().filter(is_absent).copied().collect();
+        let mut wishes = self.wishes.ask(&asked_about, now_us())?.into_iter();
+        let verdict = |it: &Wanted<'_>| {
+            if is_absent(&it) { wishes.next().flatten() } else { Some(Unwanted::Online) }
+        };
+        Ok(asked.iter().map(verdict).collect())
     }
 
     /// One page of the members of a large conversation.

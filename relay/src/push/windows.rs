@@ -2,7 +2,8 @@
 //! Kafka or databases.
 //!
 //! Messages for one user in one conversation are collected in a *window*, which begins with the first
-//! and ends after a fixed time, with a message of high priority, or when there are too many windows.
+//! and ends after a fixed time, at the next look at the clock after a message of high priority, or when
+//! there are too many windows.
 //! What ends is a [`Request`]; it is done with once it is settled: acknowledged by the broker, or found to
 //! be unwanted. A partition's offset is committed up to the first record that a window or a request
 //! still needs.
@@ -38,6 +39,15 @@ pub(crate) enum Audience {
     Members,
 }
 
+/// For whom a message needs a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) audience: Audience,
+    /// A message of high priority ends the window. Not if the user had a session a moment ago: whether
+    /// it still has one is found out when the window ends.
+    pub(crate) may_hurry: bool,
+}
+
 /// What a window becomes. Its number is unique among those of one run.
 pub(crate) type Ticket = u64;
 
@@ -63,7 +73,7 @@ pub(crate) enum Event {
     /// interest.
     Read {
         place: Place,
-        message: Option<(Message, Vec<Audience>)>,
+        message: Option<(Message, Vec<Need>)>,
     },
     Tick,
     /// Acknowledged by the broker, or unwanted.
@@ -96,6 +106,7 @@ type Key = (i32, Uuid, Audience);
 #[derive(Debug)]
 struct Window {
     due_ms: u64,
+    is_urgent: bool,
     request: Request,
 }
 
@@ -114,6 +125,8 @@ pub(crate) struct Windows {
     /// Windows for users and for members, oldest first: all are open equally long.
     users: BTreeMap<Ticket, Key>,
     members: BTreeMap<Ticket, Key>,
+    /// Open windows that end at the next look at the clock.
+    urgent: Vec<Key>,
     /// Ended and not settled.
     ended: HashMap<Ticket, (Place, Audience)>,
     partitions: BTreeMap<i32, Progress>,
@@ -129,6 +142,7 @@ impl Windows {
             open: HashMap::new(),
             users: BTreeMap::new(),
             members: BTreeMap::new(),
+            urgent: Vec::new(),
             ended: HashMap::new(),
             partitions: BTreeMap::new(),
             coalesced: 0,
@@ -163,6 +177,9 @@ impl Windows {
 
     /// By when the next window ends.
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        if !self.urgent.is_empty() {
+            return Some(0);
+        }
         let first =
             |order: &BTreeMap<Ticket, Key>| Some(self.open.get(order.first_key_value()?.1)?.due_ms);
         [first(&self.users), first(&self.members)].into_iter().flatten().min()
@@ -180,13 +197,13 @@ impl Windows {
         &mut self,
         now_ms: u64,
         place: Place,
-        message: Option<(Message, Vec<Audience>)>,
+        message: Option<(Message, Vec<Need>)>,
         actions: &mut Vec<Action>,
     ) {
         self.partitions.entry(place.partition).or_default().next_offset = place.offset + 1;
-        let Some((message, audiences)) = message else { return };
-        for audience in audiences {
-            self.note(now_ms, place, &message, audience, actions);
+        let Some((message, needs)) = message else { return };
+        for need in needs {
+            self.note(now_ms, place, &message, need, actions);
         }
     }
 
@@ -195,10 +212,10 @@ impl Windows {
         now_ms: u64,
         place: Place,
         message: &Message,
-        audience: Audience,
+        need: Need,
         actions: &mut Vec<Action>,
     ) {
-        let key = (place.partition, message.conversation_id, audience);
+        let key = (place.partition, message.conversation_id, need.audience);
         if let Some(window) = self.open.get_mut(&key) {
             if window.request.add(message, self.bounds.senders_max) {
                 self.coalesced += 1;
@@ -207,9 +224,16 @@ impl Windows {
             while self.open.len() >= self.bounds.windows_max && self.end_oldest(actions) {}
             self.begin(now_ms, place, message, key);
         }
-        // A members' window is no more urgent for it: direct messages have two members.
-        if message.is_high && matches!(audience, Audience::User(_)) {
-            self.end(key, actions);
+        if message.is_high && need.may_hurry {
+            self.hurry(key);
+        }
+    }
+
+    fn hurry(&mut self, key: Key) {
+        if let Some(window) = self.open.get_mut(&key)
+            && !std::mem::replace(&mut window.is_urgent, true)
+        {
+            self.urgent.push(key);
         }
     }
 
@@ -228,7 +252,7 @@ impl Windows {
         };
         self.order(key.2).insert(ticket, key);
         let due_ms = now_ms + self.bounds.window_ms;
-        self.open.insert(key, Window { due_ms, request });
+        self.open.insert(key, Window { due_ms, is_urgent: false, request });
         let progress = self.partitions.entry(place.partition).or_default();
         progress.needed.insert((place.offset, ticket));
     }
@@ -236,6 +260,9 @@ impl Windows {
     /// Members' windows end one at a time: asking who is without a session takes long, and what comes
     /// meanwhile is coalesced.
     fn end_due(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        for key in std::mem::take(&mut self.urgent) {
+            self.end(key, actions);
+        }
         while let Some(key) = self.first_due(&self.users, now_ms) {
             self.end(key, actions);
         }
@@ -276,6 +303,7 @@ impl Windows {
     fn lost(&mut self, partitions: &BTreeSet<i32>) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
         self.open.retain(|key, _| !partitions.contains(&key.0));
+        self.urgent.retain(|key| !partitions.contains(&key.0));
         self.users.retain(|_, key| !partitions.contains(&key.0));
         self.members.retain(|_, key| !partitions.contains(&key.0));
         self.ended.retain(|_, (place, _)| !partitions.contains(&place.partition));

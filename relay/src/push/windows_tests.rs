@@ -1,6 +1,6 @@
 //! Tests of the rules: what is asked for, and what may be committed.
 
-use super::windows::{Action, Audience, Bounds, Event, Message, Place, Request, Windows};
+use super::windows::{Action, Audience, Bounds, Event, Message, Need, Place, Request, Windows};
 use crate::limits::{PUSH_SENDERS_MAX, PUSH_WINDOWS_MAX};
 use proto::Uuid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +27,14 @@ fn user(number: u128) -> Audience {
     Audience::User(Uuid::from_u128(number))
 }
 
+fn needs(audiences: &[Audience]) -> Vec<Need> {
+    let need = |it: &Audience| Need { audience: *it, may_hurry: matches!(it, Audience::User(_)) };
+    audiences.iter().map(need).collect()
+}
+
 fn read(offset: i64, message: Message, audiences: &[Audience]) -> Event {
     let place = Place { partition: 0, offset };
-    Event::Read { place, message: Some((message, audiences.to_vec())) }
+    Event::Read { place, message: Some((message, needs(audiences))) }
 }
 
 fn requests(actions: Vec<Action>) -> Vec<Request> {
@@ -78,12 +83,31 @@ fn users_and_conversations_have_windows_of_their_own() {
 fn a_message_of_high_priority_ends_its_window_at_once() {
     let mut windows = windows(10);
     windows.step(0, read(0, message(7, 1), &[user(2)]));
-    let urgent = Message { is_high: true, ..message(7, 2) };
-    let ended = requests(windows.step(1, read(1, urgent, &[user(2)])));
-    assert_eq!((ended[0].message_count, ended[0].latest.is_high), (2, true));
-    let urgent = Message { is_high: true, ..message(7, 3) };
-    assert_eq!(requests(windows.step(2, read(2, urgent, &[user(2)])))[0].message_count, 1);
+    for number in [2, 3] {
+        // What is taken together is told together.
+        let urgent = Message { is_high: true, ..message(7, number) };
+        windows.step(1, read(number.cast_signed(), urgent, &[user(2)]));
+    }
+    assert_eq!(windows.next_due_ms(), Some(0));
+    let ended = requests(windows.step(1, Event::Tick));
+    assert_eq!((ended.len(), ended[0].message_count, ended[0].latest.is_high), (1, 3, true));
+    let urgent = Message { is_high: true, ..message(7, 4) };
+    windows.step(2, read(4, urgent, &[user(2)]));
+    assert_eq!(requests(windows.step(2, Event::Tick))[0].message_count, 1);
     assert_eq!(windows.next_due_ms(), None);
+}
+
+#[test]
+fn who_had_a_session_a_moment_ago_is_not_pushed_before_the_window_ends() {
+    let mut windows = windows(10);
+    let urgent = Message { is_high: true, ..message(7, 1) };
+    let place = Place { partition: 0, offset: 0 };
+    let need = Need { audience: user(2), may_hurry: false };
+    windows.step(0, Event::Read { place, message: Some((urgent, vec![need])) });
+    assert!(windows.step(1, Event::Tick).is_empty());
+    // Now it is known to be without one.
+    windows.step(2, read(1, Message { is_high: true, ..message(7, 2) }, &[user(2)]));
+    assert_eq!(requests(windows.step(2, Event::Tick))[0].message_count, 2);
 }
 
 #[test]
@@ -172,7 +196,7 @@ fn a_partition_that_another_relay_reads_is_forgotten() {
     let ended = requests(windows.step(WINDOW_MS, Event::Tick));
     windows.step(WINDOW_MS, read(1, message(8, 1), &[user(2)]));
     let place = Place { partition: 1, offset: 3 };
-    let other = Some((message(9, 1), vec![user(2)]));
+    let other = Some((message(9, 1), needs(&[user(2)])));
     windows.step(WINDOW_MS, Event::Read { place, message: other });
     assert!(windows.is_awaited(ended[0].ticket));
     windows.step(WINDOW_MS, Event::Lost(BTreeSet::from([0])));

@@ -80,6 +80,9 @@ impl Wishes {
         asked: &[(Uuid, &Request)],
         now_us: u64,
     ) -> Result<Vec<Option<Unwanted>>, String> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
         let conversations: Vec<Uuid> =
             asked.iter().map(|(_, it)| it.latest.conversation_id).collect();
         let users: Vec<Uuid> = asked.iter().map(|(user, _)| *user).collect();
