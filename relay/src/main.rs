@@ -48,11 +48,18 @@ fn main() -> ExitCode {
         about: "Publishes RealChat's outbox to Kafka, in order",
         keys: config::KEYS,
         start,
-        commands: &[Command {
-            name: "dlq",
-            about: "list, show, replay or drop dead letters",
-            run: dead_letters::run,
-        }],
+        commands: &[
+            Command {
+                name: "dlq",
+                about: "list, show, replay or drop dead letters",
+                run: dead_letters::run,
+            },
+            Command {
+                name: "topics",
+                about: "the topics as the brokers have them",
+                run: topics::run,
+            },
+        ],
     })
 }
 

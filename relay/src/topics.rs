@@ -3,13 +3,15 @@
 use crate::config::Settings;
 use crate::limits::{BROKER_PROBE_MS_MAX, BROKER_WATCH_MS, DEAD_LETTER_BYTES_MAX, TOPICS_MS_MAX};
 use crate::publisher::client_config;
-use daemon::Health;
+use daemon::{Config, Health};
 use proto::topics;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::Duration;
 
 /// Kafka's client retries by itself; what matters is told by the health conditions.
@@ -22,6 +24,42 @@ impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
     }
+}
+
+/// `relay topics`: an object a topic, as the brokers have it. An error is one line for a person.
+pub(crate) fn run(config: &Config, arguments: &[String]) -> Result<(), String> {
+    if !arguments.is_empty() {
+        return Err("usage: relay topics; it takes no arguments".to_owned());
+    }
+    let settings = Settings::new(config, "topics".to_owned())?;
+    let client: AdminClient<Quiet> = client_config(&settings)
+        .create_with_context(Quiet)
+        .map_err(|error: KafkaError| error.to_string())?;
+    let patience = Duration::from_millis(TOPICS_MS_MAX);
+    let metadata = client
+        .inner()
+        .fetch_metadata(None, patience)
+        .map_err(|error| format!("{} does not answer: {error}", settings.brokers))?;
+    let mut out = std::io::stdout().lock();
+    for name in wanted() {
+        let state = describe(&name, metadata.topics().iter().find(|it| it.name() == name));
+        writeln!(out, "{state}").map_err(|error| format!("standard output: {error}"))?;
+    }
+    Ok(())
+}
+
+/// A topic without partitions is not there.
+fn describe(name: &str, topic: Option<&MetadataTopic>) -> serde_json::Value {
+    let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
+    let without_leader = partitions.iter().filter(|it| it.leader() < 0).count();
+    let under_replicated =
+        partitions.iter().filter(|it| it.isr().len() < it.replicas().len()).count();
+    serde_json::json!({
+        "topic": name,
+        "partitions": partitions.len(),
+        "without_leader": without_leader,
+        "under_replicated": under_replicated,
+    })
 }
 
 /// Runs until the process ends: sees that all topics are there, makes those that are not.

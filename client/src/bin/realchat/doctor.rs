@@ -2,9 +2,10 @@
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::relay;
 use crate::store::now_us;
 use client::{Notice, Update, Waited, websocket_url};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -262,7 +263,61 @@ fn parts(report: &mut Report) -> Result<(), Failure> {
             Err(problem) => report.add(&check, Status::Fail, problem, "start the broker")?,
         }
     }
-    Ok(())
+    if relay::has_brokers() { topics(report) } else { Ok(()) }
+}
+
+/// A topic, as `relay topics` tells of it.
+#[derive(Debug, Deserialize)]
+struct Topic {
+    topic: String,
+    partitions: usize,
+    without_leader: usize,
+    under_replicated: usize,
+}
+
+/// Are the topics there, and does every partition have a leader and all its replicas?
+fn topics(report: &mut Report) -> Result<(), Failure> {
+    let check = "kafka partitions";
+    let output = match relay::run(&["topics"]) {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            let problem = relay::complaint(&output).unwrap_or_default();
+            return report.add(check, Status::Fail, problem, "is the broker up? its log");
+        }
+        Err(failure) => {
+            let remedy = "run doctor where the relay is installed";
+            return report.add(check, Status::Warn, failure.message, remedy);
+        }
+    };
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let topics: Vec<Topic> =
+        printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let (status, detail, remedy) = judge(&topics);
+    report.add(check, status, detail, remedy)
+}
+
+/// What is wrong with the topics, the worst first, and what helps.
+fn judge(topics: &[Topic]) -> (Status, String, &'static str) {
+    let named = |is_wrong: fn(&Topic) -> bool| -> Vec<&str> {
+        topics.iter().filter(|it| is_wrong(it)).map(|it| it.topic.as_str()).collect()
+    };
+    let missing = named(|it| it.partitions == 0);
+    if !missing.is_empty() {
+        let detail = format!("not there: {}", missing.join(", "));
+        return (Status::Fail, detail, "start a relay: it makes them");
+    }
+    let without_leader = named(|it| it.without_leader > 0);
+    if !without_leader.is_empty() {
+        let detail = format!("partitions without a leader: {}", without_leader.join(", "));
+        return (Status::Fail, detail, "start the brokers that are down");
+    }
+    let under_replicated = named(|it| it.under_replicated > 0);
+    if !under_replicated.is_empty() {
+        let detail = format!("replicas behind: {}", under_replicated.join(", "));
+        return (Status::Warn, detail, "is every broker up, and its disk fast enough?");
+    }
+    let partitions: usize = topics.iter().map(|it| it.partitions).sum();
+    (Status::Ok, format!("{} topics, {partitions} partitions with leaders", topics.len()), "")
 }
 
 /// The gateway answers, and so does what lies behind it.
@@ -339,6 +394,24 @@ fn clock(report: &mut Report, base: &str, server_time_us: u64) -> Result<(), Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn topic(topic: &str, partitions: usize, without_leader: usize, behind: usize) -> Topic {
+        Topic { topic: topic.to_owned(), partitions, without_leader, under_replicated: behind }
+    }
+
+    #[test]
+    fn of_the_topics_the_worst_is_told_first() {
+        let mut topics = vec![topic("a", 24, 0, 0), topic("b", 8, 0, 0)];
+        let (status, detail, _) = judge(&topics);
+        assert_eq!((status, detail.as_str()), (Status::Ok, "2 topics, 32 partitions with leaders"));
+        topics.push(topic("c", 8, 0, 3));
+        assert_eq!(judge(&topics).0, Status::Warn);
+        topics.push(topic("d", 8, 1, 0));
+        let (status, detail, _) = judge(&topics);
+        assert_eq!((status, detail.as_str()), (Status::Fail, "partitions without a leader: d"));
+        topics.push(topic("e", 0, 0, 0));
+        assert_eq!(judge(&topics).1, "not there: e");
+    }
 
     #[test]
     fn the_open_files_limit_is_found() {

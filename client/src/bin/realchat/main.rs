@@ -11,6 +11,7 @@ mod failure;
 mod ledger;
 mod messages;
 mod output;
+mod relay;
 mod rows;
 mod store;
 mod tail;
