@@ -13,6 +13,7 @@ mod audience;
 mod columns;
 mod command;
 mod engine;
+mod generations;
 mod mute;
 mod plan;
 mod receipts;

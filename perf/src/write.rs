@@ -102,8 +102,8 @@ pub(crate) fn run(options: &WriteOptions) -> Outcome {
     let stolen_percent = stolen.percent()?;
     let (durable, naive) = (median(&durable_per_s), median(&naive_per_s));
     drain(&mut outbox)?;
-    let population = engine.population.clone();
-    let pgbench = pgbench::measure(&database_url, &population, text_len, seconds.div_ceil(rounds))?;
+    let round_s = seconds.div_ceil(rounds);
+    let pgbench = pgbench::measure(&database_url, &engine.population, text_len, round_s)?;
     let lone = lone::measure(&mut engine, &database_url)?;
     let report = Report {
         durable_per_s: rounded(durable),

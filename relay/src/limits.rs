@@ -59,7 +59,7 @@ pub(crate) const PUSH_SENDERS_MAX: usize = 64;
 pub(crate) const PUSH_RECORDS_MAX: usize = 32_768;
 pub(crate) const PUSH_RECIPIENTS_MAX: usize = 131_072;
 /// Between two looks at what was taken: so many times as long as the last one took, and at most this
-/// long in milliseconds. A message of high priority waits no longer for it.
+/// long in milliseconds. That is the longest that it keeps a message of high priority waiting.
 pub(crate) const PUSH_REST_FACTOR: u32 = 9;
 pub(crate) const PUSH_REST_MS_MAX: u64 = 1_000;
 /// How long a user is remembered to have a session, in milliseconds, and how many users are.

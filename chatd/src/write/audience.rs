@@ -1,9 +1,9 @@
 //! Who receives a conversation's events, and a writer's cache of that.
 
+use super::generations::Generations;
 use crate::limits::AUDIENCE_CACHE_MEMBERS_MAX;
 use proto::Uuid;
 use proto::id::ID_BYTES;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A conversation's members, sorted and packed as they travel in a record's headers.
@@ -56,37 +56,27 @@ impl Audience {
     }
 }
 
-/// Audiences by conversation, valid for one version of its membership. Bounded by members: when the
-/// newer generation is full it becomes the older one, whose unused entries are forgotten.
-#[derive(Debug, Default)]
-pub(crate) struct AudienceCache {
-    newer: HashMap<Uuid, (u64, Arc<Audience>)>,
-    older: HashMap<Uuid, (u64, Arc<Audience>)>,
-    newer_members: usize,
+/// Audiences by conversation, valid for one version of its membership. Bounded by members.
+#[derive(Debug)]
+pub(crate) struct AudienceCache(Generations<(u64, Arc<Audience>)>);
+
+impl Default for AudienceCache {
+    fn default() -> Self {
+        Self(Generations::new(AUDIENCE_CACHE_MEMBERS_MAX))
+    }
 }
 
 impl AudienceCache {
     /// The audience, if it is known for exactly this version.
     pub(crate) fn get(&mut self, conversation_id: &Uuid, version: u64) -> Option<Arc<Audience>> {
-        if let Some((known, audience)) = self.newer.get(conversation_id) {
-            return (*known == version).then(|| Arc::clone(audience));
-        }
-        let (known, audience) = self.older.remove(conversation_id)?;
-        self.put(*conversation_id, known, Arc::clone(&audience));
-        (known == version).then_some(audience)
+        let (known, audience) = self.0.get(conversation_id)?;
+        (*known == version).then(|| Arc::clone(audience))
     }
 
     pub(crate) fn put(&mut self, conversation_id: Uuid, version: u64, audience: Arc<Audience>) {
         // An empty audience still costs an entry.
         let weight = audience.len() + 1;
-        if self.newer_members + weight > AUDIENCE_CACHE_MEMBERS_MAX / 2 {
-            self.older = std::mem::take(&mut self.newer);
-            self.newer_members = 0;
-        }
-        self.newer_members += weight;
-        if let Some((_, before)) = self.newer.insert(conversation_id, (version, audience)) {
-            self.newer_members = self.newer_members.saturating_sub(before.len() + 1);
-        }
+        self.0.put(conversation_id, (version, audience), weight);
     }
 }
 
@@ -119,7 +109,7 @@ mod tests {
             assert!(cache.get(&Uuid::from_u128(1), 7).is_some(), "what is used stays");
         }
         assert!(cache.get(&Uuid::from_u128(2), 1).is_none());
-        let held = cache.newer.len() + cache.older.len();
+        let held = cache.0.len();
         assert!(held * 1024 <= AUDIENCE_CACHE_MEMBERS_MAX, "{held}");
     }
 }

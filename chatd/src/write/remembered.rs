@@ -2,17 +2,19 @@
 //! write: it writes at once, and compares. Every change of a conversation takes a sequence number, so
 //! one whose last number is still the remembered one has not changed at all.
 
+use super::generations::Generations;
 use super::statements::LockedRow;
 use crate::limits::CONVERSATIONS_REMEMBERED_MAX;
 use proto::Uuid;
-use std::collections::HashMap;
 
-/// Bounded: when the newer generation is full it becomes the older one, whose unused entries are
-/// forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Remembered {
-    newer: HashMap<Uuid, LockedRow>,
-    older: HashMap<Uuid, LockedRow>,
+/// By conversation.
+#[derive(Debug)]
+pub(super) struct Remembered(Generations<LockedRow>);
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self(Generations::new(CONVERSATIONS_REMEMBERED_MAX))
+    }
 }
 
 impl Remembered {
@@ -21,35 +23,20 @@ impl Remembered {
         &mut self,
         ids: impl Iterator<Item = &'a Uuid>,
     ) -> Option<Vec<LockedRow>> {
-        ids.map(|id| self.row(id)).collect()
-    }
-
-    fn row(&mut self, id: &Uuid) -> Option<LockedRow> {
-        if let Some(row) = self.newer.get(id) {
-            return Some(*row);
-        }
-        let row = self.older.remove(id)?;
-        self.put(row);
-        Some(row)
+        ids.map(|id| self.0.get(id).copied()).collect()
     }
 
     pub(super) fn put(&mut self, row: LockedRow) {
-        if self.newer.len() >= CONVERSATIONS_REMEMBERED_MAX / 2 {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(row.conversation_id, row);
+        self.0.put(row.conversation_id, row, 1);
     }
 
     pub(super) fn forget<'a>(&mut self, ids: impl Iterator<Item = &'a Uuid>) {
-        for id in ids {
-            self.newer.remove(id);
-            self.older.remove(id);
-        }
+        ids.for_each(|id| self.0.forget(id));
     }
 
     /// Another server may have answered for the database meanwhile.
     pub(super) fn forget_all(&mut self) {
-        (self.newer, self.older) = (HashMap::new(), HashMap::new());
+        *self = Self::default();
     }
 }
 
@@ -95,7 +82,7 @@ mod tests {
             assert_eq!(last(&mut remembered, 1), Some(1), "{id}");
         }
         assert_eq!(last(&mut remembered, 2), None);
-        let held = remembered.newer.len() + remembered.older.len();
+        let held = remembered.0.len();
         assert!(held <= CONVERSATIONS_REMEMBERED_MAX, "{held}");
     }
 

@@ -202,10 +202,10 @@ impl Tracker {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn set(shards: &[u16]) -> ShardSet {
+    pub(crate) fn set(shards: &[u16]) -> ShardSet {
         let mut set = ShardSet::default();
         shards.iter().for_each(|shard| set.insert(*shard));
         set

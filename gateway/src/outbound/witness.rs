@@ -47,12 +47,7 @@ impl Witness {
 mod tests {
     use super::*;
     use crate::outbound::offsets::Tracker;
-
-    fn set(shards: &[u16]) -> ShardSet {
-        let mut set = ShardSet::default();
-        shards.iter().for_each(|shard| set.insert(*shard));
-        set
-    }
+    use crate::outbound::offsets::tests::set;
 
     #[test]
     fn the_first_record_that_waits_is_the_first_that_some_shard_lacks() {
