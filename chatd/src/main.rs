@@ -29,6 +29,10 @@ mod write;
 use daemon::{Command, Daemon};
 use std::process::ExitCode;
 
+/// Faster than the C library's where one thread frees what another has allocated, as everywhere here.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     daemon::run(&Daemon {
         name: "chatd",

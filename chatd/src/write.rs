@@ -10,6 +10,7 @@
 
 mod alone;
 mod audience;
+mod body_hash;
 mod columns;
 mod command;
 mod engine;

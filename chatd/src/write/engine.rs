@@ -280,7 +280,10 @@ impl Batch<'_> {
             let mut batch = Batch { connection, audiences, care, now_us };
             let plan = batch.append(appends, ids, remembered)?;
             let told = acknowledge(batch.connection, batch.audiences, receipts, &plan, now_us)?;
-            let rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
+            let mut rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
+            // A shard's rows side by side, as relays read them; a key is of one shard, and its rows stay
+            // in their order.
+            rows.sort_by_cached_key(|row| sql::shard(row));
             sql::write_outbox(batch.connection, &rows)?;
             reach(CHATD_BEFORE_COMMIT)?;
             Ok((plan, told))

@@ -4,7 +4,8 @@
 //! conversation, so what is granted leaves no hole, whatever is refused between.
 
 use super::audience::Audience;
-use super::command::{Append, Appended, BODY_HASH_BYTES, Change};
+use super::body_hash;
+use super::command::{Append, Appended, Change};
 use super::record::{OutboxRow, Routing, outbox_row};
 use crate::failure::Failure;
 use crate::limits::MEMBERS_MAX;
@@ -110,7 +111,7 @@ pub(crate) fn plan<'a>(
             }),
         };
         let answer = match before {
-            Some((body_hash, answer)) => repeat(&append.body_hash, body_hash, answer),
+            Some((body_hash, answer)) => repeat(append, body_hash, answer),
             None => planner.grant(append),
         };
         if answer.is_ok() {
@@ -121,12 +122,8 @@ pub(crate) fn plan<'a>(
     planner.plan
 }
 
-fn repeat(
-    now: &[u8; BODY_HASH_BYTES],
-    before: &[u8],
-    answer: Appended,
-) -> Result<Appended, Failure> {
-    if now == before {
+fn repeat(append: &Append, before: &[u8], answer: Appended) -> Result<Appended, Failure> {
+    if body_hash::is_of(before, &append.change, &append.body_hash) {
         return Ok(Appended { repeated: true, ..answer });
     }
     Err(Failure::new(
