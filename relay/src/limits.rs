@@ -81,6 +81,11 @@ pub(crate) const GROUP_POLL_MS: u64 = 100;
 pub(crate) const GROUP_SESSION_MS: u64 = 10_000;
 /// What a consumer holds that was not taken yet, in KiB.
 pub(crate) const GROUP_FETCHED_KIB_MAX: usize = 4_096;
+/// The broker answers a fetch once it has so much for it, in bytes, or after so long, in milliseconds: an
+/// answer for each record would cost the broker as much as a gateway does, and a notification's way to a
+/// phone takes longer than this.
+pub(crate) const GROUP_FETCH_BYTES_MIN: usize = 262_144;
+pub(crate) const GROUP_FETCH_MS_MAX: u64 = 100;
 /// How long a question to the group's broker may take, in milliseconds.
 pub(crate) const GROUP_ANSWER_MS_MAX: u64 = 5_000;
 /// The body of one webhook request.
@@ -124,3 +129,4 @@ const _: () = assert!(BEGIN_PERCENT + RENEW_PERCENT < 100);
 const _: () = assert!(RETRY_MS_MIN < RETRY_MS_MAX);
 const _: () = assert!(PUSH_RECIPIENTS_MAX >= INLINE_RECIPIENTS_MAX);
 const _: () = assert!(GROUP_COMMIT_MS < GROUP_SESSION_MS);
+const _: () = assert!(GROUP_FETCH_BYTES_MIN < GROUP_FETCHED_KIB_MAX * 1_024);

@@ -23,7 +23,7 @@ mod wishes;
 use crate::config::{Push, Settings, Webhook};
 use crate::database::Backoff;
 use daemon::{Health, Metrics};
-use group::Group;
+use group::{Group, Take};
 use metrics::PushMetrics;
 use proto::topics;
 use requester::Requester;
@@ -110,7 +110,12 @@ impl Shared {
     }
 
     /// Tries until the broker answers and has the topic; nothing if the process stops before.
-    fn join(&self, name: &str, topic: &'static str, condition: &'static str) -> Option<Group> {
+    fn join<T: Take>(
+        &self,
+        name: &str,
+        topic: &'static str,
+        condition: &'static str,
+    ) -> Option<Group<T>> {
         let mut backoff = Backoff::default();
         while !self.stop.load(Ordering::Acquire) {
             match Group::join(&self.settings, name, topic) {

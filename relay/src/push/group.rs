@@ -3,18 +3,17 @@
 //! Several relays share a topic's partitions by their group. What was taken and not committed when a
 //! partition goes to another relay, that one takes again.
 
-use super::record::Taken;
 use crate::config::Settings;
 use crate::limits::{
-    GROUP_ANSWER_MS_MAX, GROUP_COMMIT_MS, GROUP_FETCHED_KIB_MAX, GROUP_POLL_MS, GROUP_SESSION_MS,
-    RECORD_BYTES_MAX,
+    GROUP_ANSWER_MS_MAX, GROUP_COMMIT_MS, GROUP_FETCH_BYTES_MIN, GROUP_FETCH_MS_MAX,
+    GROUP_FETCHED_KIB_MAX, GROUP_POLL_MS, GROUP_SESSION_MS, RECORD_BYTES_MAX,
 };
 use crate::publisher::client_config;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -66,17 +65,23 @@ fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = i32> {
     list.elements().into_iter().map(|it| it.partition())
 }
 
-pub(crate) struct Group {
+/// What is made of a record before Kafka's client has its memory back.
+pub(crate) trait Take {
+    fn take(record: &BorrowedMessage<'_>) -> Self;
+    fn partition(&self) -> i32;
+}
+
+pub(crate) struct Group<T> {
     consumer: BaseConsumer<Told>,
     topic: &'static str,
     /// Taken while the group was waiting, or put back.
-    kept: VecDeque<Taken>,
+    kept: VecDeque<T>,
     lost: BTreeSet<i32>,
     committed: BTreeMap<i32, i64>,
     committed_at: Instant,
 }
 
-impl Group {
+impl<T: Take> Group<T> {
     /// Joins the group. One that nobody ever joined begins at the topic's end: what was published
     /// before push requests, or their delivery, were wanted is not pushed.
     pub(crate) fn join(
@@ -95,6 +100,8 @@ impl Group {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", GROUP_SESSION_MS.to_string())
             .set("heartbeat.interval.ms", (GROUP_SESSION_MS / 5).to_string())
+            .set("fetch.min.bytes", GROUP_FETCH_BYTES_MIN.to_string())
+            .set("fetch.wait.max.ms", GROUP_FETCH_MS_MAX.to_string())
             .set("queued.max.messages.kbytes", GROUP_FETCHED_KIB_MAX.to_string())
             .set("fetch.message.max.bytes", RECORD_BYTES_MAX.to_string());
         let consumer: BaseConsumer<Told> =
@@ -113,7 +120,7 @@ impl Group {
 
     /// The next record, if there is one within `wait`. There is none before [`Self::lost`] was asked: a
     /// partition that was lost may have come back, and its records with it.
-    pub(crate) fn take(&mut self, wait: Duration) -> Option<Taken> {
+    pub(crate) fn take(&mut self, wait: Duration) -> Option<T> {
         if self.kept.is_empty() && self.lost.is_empty() {
             let taken = self.poll(wait)?;
             self.kept.push_back(taken);
@@ -122,7 +129,7 @@ impl Group {
     }
 
     /// Makes it the next record again.
-    pub(crate) fn put_back(&mut self, taken: Taken) {
+    pub(crate) fn put_back(&mut self, taken: T) {
         self.kept.push_front(taken);
     }
 
@@ -189,13 +196,13 @@ impl Group {
         }
     }
 
-    fn poll(&mut self, wait: Duration) -> Option<Taken> {
-        let polled = self.consumer.poll(wait).map(|it| it.map(|message| taken(&message)));
+    fn poll(&mut self, wait: Duration) -> Option<T> {
+        let polled = self.consumer.poll(wait).map(|it| it.map(|record| T::take(&record)));
         // Told before the record was, which is therefore none of those that are lost.
         let told = &self.consumer.context().lost;
         let lost = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
         if !lost.is_empty() {
-            self.kept.retain(|it| !lost.contains(&it.partition));
+            self.kept.retain(|it| !lost.contains(&it.partition()));
             self.committed.retain(|partition, _| !lost.contains(partition));
             self.lost.extend(lost);
         }
@@ -206,20 +213,6 @@ impl Group {
                 None
             }
         }
-    }
-}
-
-fn taken(message: &BorrowedMessage<'_>) -> Taken {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        let pairs = headers.iter();
-        pairs.map(|it| (it.key.to_owned(), it.value.unwrap_or_default().to_vec())).collect()
-    });
-    Taken {
-        partition: message.partition(),
-        offset: message.offset(),
-        key: message.key().unwrap_or_default().to_vec(),
-        value: message.payload().unwrap_or_default().to_vec(),
-        headers,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Records in and out: what a message's record says, and what a request's record is. Pure.
 
+use super::group::Take;
 use super::windows::{Message, Place, Request};
 use crate::wave::Record;
 use proto::client::event::Kind;
@@ -9,9 +10,11 @@ use proto::headers::{RECIPIENTS, SCHEMA_VERSION_NOW, event_type};
 use proto::id::{from_field, unpack};
 use proto::record::{Priority, PushRequested, RecordHeaders};
 use proto::{Message as _, Uuid, topics};
+use rdkafka::Message as _;
+use rdkafka::message::{BorrowedMessage, Headers};
 
-/// A record as Kafka's client gave it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A record, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
@@ -21,13 +24,48 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    pub(crate) fn place(&self) -> Place {
-        Place { partition: self.partition, offset: self.offset }
-    }
-
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
+}
+
+impl Take for Taken {
+    fn take(record: &BorrowedMessage<'_>) -> Self {
+        Self {
+            partition: record.partition(),
+            offset: record.offset(),
+            key: record.key().unwrap_or_default().to_vec(),
+            value: record.payload().unwrap_or_default().to_vec(),
+            headers: pairs(record).map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
+        }
+    }
+
+    fn partition(&self) -> i32 {
+        self.partition
+    }
+}
+
+/// A record's place, and what it asks for or what is wrong with it. The record itself is not kept: there
+/// is one for every message, and most ask for nothing that is not known already.
+pub(crate) struct Read {
+    pub(crate) place: Place,
+    pub(crate) asked: Result<Asked, String>,
+}
+
+impl Take for Read {
+    fn take(record: &BorrowedMessage<'_>) -> Self {
+        let place = Place { partition: record.partition(), offset: record.offset() };
+        Self { place, asked: read(record.payload().unwrap_or_default(), pairs(record)) }
+    }
+
+    fn partition(&self) -> i32 {
+        self.place.partition
+    }
+}
+
+fn pairs<'a>(record: &'a BorrowedMessage<'_>) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
+    headers.map(|it| (it.key, it.value.unwrap_or_default()))
 }
 
 /// What a record of the conversations' log asks for.
@@ -42,12 +80,15 @@ pub(crate) enum Asked {
 }
 
 /// An error says what is wrong with the record.
-pub(crate) fn read(taken: &Taken) -> Result<Asked, String> {
-    let headers = RecordHeaders::from_pairs(taken.pairs()).map_err(|error| error.to_string())?;
+fn read<'a>(
+    value: &[u8],
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Result<Asked, String> {
+    let headers = RecordHeaders::from_pairs(headers).map_err(|error| error.to_string())?;
     if headers.event_type != event_type::MESSAGE {
         return Ok(Asked::Nothing);
     }
-    let event = event(&taken.value).ok_or("its value is no frame that holds one event")?;
+    let event = event(value).ok_or("its value is no frame that holds one event")?;
     let Some(Kind::Message(said)) = &event.kind else { return Ok(Asked::Nothing) };
     let id = |field, bytes: &[u8]| from_field(field, bytes).map_err(|error| error.to_string());
     let message = Message {
@@ -117,7 +158,7 @@ mod tests {
     use proto::id::pack;
     use std::collections::BTreeSet;
 
-    fn taken(kind: Kind, headers: &RecordHeaders) -> Taken {
+    fn value(kind: Kind) -> Vec<u8> {
         let event = Event {
             conversation_id: vec![7; 16],
             sequence_number: 5,
@@ -125,13 +166,12 @@ mod tests {
             sender_id: vec![1; 16],
             kind: Some(kind),
         };
-        let value = ServerFrame { request_id: 0, frame: Some(Frame::Event(event)) };
-        let pairs = headers.to_pairs().into_iter();
-        Taken {
-            value: value.encode_to_vec(),
-            headers: pairs.map(|(name, value)| (name.to_owned(), value)).collect(),
-            ..Taken::default()
-        }
+        ServerFrame { request_id: 0, frame: Some(Frame::Event(event)) }.encode_to_vec()
+    }
+
+    fn read(value: &[u8], headers: &RecordHeaders) -> Result<Asked, String> {
+        let pairs = headers.to_pairs();
+        super::read(value, pairs.iter().map(|(name, value)| (*name, value.as_slice())))
     }
 
     fn said() -> Kind {
@@ -151,28 +191,27 @@ mod tests {
 
     #[test]
     fn a_message_is_for_its_recipients_without_its_sender() {
-        let Ok(Asked::Users(message, users)) = read(&taken(said(), &headers())) else { panic!() };
+        let Ok(Asked::Users(message, users)) = read(&value(said()), &headers()) else { panic!() };
         assert_eq!(users, [[2; 16], [3; 16]].map(Uuid::from_bytes));
         assert_eq!((message.sequence_number, message.is_high), (5, true));
         assert_eq!(message.message_id, Uuid::from_bytes([9; 16]));
         let many = RecordHeaders { recipients: vec![], member_count: 2_000, ..headers() };
-        assert!(matches!(read(&taken(said(), &many)), Ok(Asked::Members(_))));
+        assert!(matches!(read(&value(said()), &many), Ok(Asked::Members(_))));
     }
 
     #[test]
     fn only_messages_ask_and_what_cannot_be_read_is_told() {
         let title = Kind::SettingsChanged(SettingsChanged { title: "Lunch".into() });
         let settings = RecordHeaders { event_type: event_type::SETTINGS.into(), ..headers() };
-        assert_eq!(read(&taken(title, &settings)), Ok(Asked::Nothing));
-        let torn = Taken { value: vec![0xff; 8], ..taken(said(), &headers()) };
-        assert!(read(&torn).unwrap_err().contains("no frame"));
+        assert_eq!(read(&value(title), &settings), Ok(Asked::Nothing));
+        assert!(read(&[0xff; 8], &headers()).unwrap_err().contains("no frame"));
         let odd = RecordHeaders { recipients: vec![1; 17], ..headers() };
-        assert!(read(&taken(said(), &odd)).unwrap_err().contains("17 bytes"));
+        assert!(read(&value(said()), &odd).unwrap_err().contains("17 bytes"));
     }
 
     #[test]
     fn a_request_is_keyed_by_its_user_and_holds_no_text() {
-        let Ok(Asked::Users(latest, _)) = read(&taken(said(), &headers())) else { panic!() };
+        let Ok(Asked::Users(latest, _)) = read(&value(said()), &headers()) else { panic!() };
         let user = Uuid::from_u128(2);
         let request = Request {
             ticket: 0,

@@ -11,7 +11,7 @@
 
 use super::group::Group;
 use super::metrics::PushMetrics;
-use super::record::{Asked, Taken, read, write};
+use super::record::{Asked, Read, write};
 use super::sessions::Sessions;
 use super::windows::{Action, Audience, Bounds, Event, Message, Need, Place, Request, Windows};
 use super::wishes::{Unwanted, Wishes};
@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Requester {
-    group: Group,
+    group: Group<Read>,
     metrics: PushMetrics,
     stop: Arc<AtomicBool>,
     windows: Windows,
@@ -63,7 +63,7 @@ impl Requester {
     pub(crate) fn new(
         settings: &Settings,
         push: &Push,
-        group: Group,
+        group: Group<Read>,
         metrics: PushMetrics,
         stop: Arc<AtomicBool>,
     ) -> Result<Self, String> {
@@ -162,24 +162,22 @@ impl Requester {
             && self.taken.len() < PUSH_RECORDS_MAX
             && recipients < PUSH_RECIPIENTS_MAX
         {
-            let Some(taken) = self.group.take(wait) else { break };
+            let Some(Read { place, asked }) = self.group.take(wait) else { break };
             wait = self.rests_until.saturating_duration_since(Instant::now());
-            let asked = self.asked(&taken);
+            let asked = asked.unwrap_or_else(|error| self.unreadable(place, &error));
             if let Asked::Users(_, users) = &asked {
                 recipients += users.len();
             }
-            self.taken.push((taken.place(), asked));
+            self.taken.push((place, asked));
         }
     }
 
-    /// What the record asks for. One that cannot be read asks for nothing: every gateway makes a dead
-    /// letter of it, and tells why.
-    fn asked(&self, taken: &Taken) -> Asked {
-        read(taken).unwrap_or_else(|error| {
-            self.metrics.unreadable.inc();
-            tracing::debug!(error, place = ?taken.place(), "a record of the log cannot be read");
-            Asked::Nothing
-        })
+    /// A record that cannot be read asks for nothing: every gateway makes a dead letter of it, and tells
+    /// why.
+    fn unreadable(&self, place: Place, error: &str) -> Asked {
+        self.metrics.unreadable.inc();
+        tracing::debug!(error, ?place, "a record of the log cannot be read");
+        Asked::Nothing
     }
 
     fn wait(&self) -> Duration {

@@ -33,7 +33,7 @@ pub(crate) struct Deliverer {
     client: Client,
     batch_max: usize,
     retry_ms: u64,
-    group: Group,
+    group: Group<Taken>,
     metrics: PushMetrics,
     stop: Arc<AtomicBool>,
     dead_letters: Publisher,
@@ -48,7 +48,7 @@ impl Deliverer {
     pub(crate) fn new(
         settings: &Settings,
         webhook: Webhook,
-        group: Group,
+        group: Group<Taken>,
         metrics: PushMetrics,
         stop: Arc<AtomicBool>,
     ) -> Self {

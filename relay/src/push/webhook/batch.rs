@@ -154,7 +154,7 @@ mod tests {
             created_at_us: 7,
         };
         let headers = vec![(TRACEPARENT.to_owned(), traceparent.as_bytes().to_vec())];
-        Taken { offset, value: value.encode_to_vec(), headers, ..Taken::default() }
+        Taken { partition: 0, offset, key: Vec::new(), value: value.encode_to_vec(), headers }
     }
 
     #[test]
