@@ -38,11 +38,6 @@ mod web;
 use daemon::Daemon;
 use std::process::ExitCode;
 
-/// Faster than the C library's where one thread frees what another has allocated, as everywhere here.
-#[cfg(not(test))]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     daemon::run(&Daemon {
         name: "gateway",
