@@ -7,7 +7,7 @@ use crate::db::{self, Databases, Settings};
 use crate::failure::Failure;
 use crate::profiles::ensure_profile;
 use crate::start::command_settings;
-use crate::write::{Append, Appended, Change, Engine};
+use crate::write::{Append, Appended, Change, Engine, Waker};
 use daemon::Config;
 use proto::Uuid;
 use serde_json::{Value, json};
@@ -66,14 +66,19 @@ fn converse(settings: &Settings, ids: &[Uuid]) -> Result<Uuid, Failure> {
     let bot_id = ids.last().copied().unwrap_or_default();
     // Nobody's device: the bot does not sign in for this.
     let sender = (bot_id, Uuid::nil());
-    let mut engine = Engine::new(settings.clone());
+    let (waker, waker_thread) = Waker::start(settings)
+        .map_err(|error| Failure::unavailable(format!("threads: {error}")))?;
+    let mut engine = Engine::new(settings.clone(), waker);
     let create = create_conversation(sender, Some("seed"), TITLE, ids.to_vec(), "")?;
     let conversation_id = create.conversation_id;
     commit(&mut engine, &create)?;
     let change = Change::Message { text: GREETING.to_owned() };
     let greeting =
         Append::new(conversation_id, sender, "seed-greeting".to_owned(), String::new(), change)?;
-    match commit(&mut engine, &greeting) {
+    let greeted = commit(&mut engine, &greeting);
+    drop(engine);
+    let _ = waker_thread.join();
+    match greeted {
         // The bot was removed from its conversation; that is how people wanted it.
         Err(failure) if failure.code == proto::error::ErrorCode::NotAMember => Ok(conversation_id),
         outcome => outcome.map(|_| conversation_id),

@@ -21,6 +21,7 @@ mod receipts;
 mod record;
 mod remembered;
 mod statements;
+mod waker;
 mod writers;
 
 pub(crate) use command::{
@@ -30,4 +31,5 @@ pub(crate) use engine::Engine;
 pub(crate) use mute::mute;
 pub(crate) use record::profile_updated;
 pub(crate) use statements::{NOTIFY, write_outbox};
+pub(crate) use waker::Waker;
 pub(crate) use writers::{Command, Writers, WritersSettings};

@@ -19,6 +19,7 @@ use super::receipts::{Judged, Standing, is_told, judge};
 use super::record::{MovedReceipt, OutboxRow, receipt};
 use super::remembered::Remembered;
 use super::statements::{self as sql, LockedRow};
+use super::waker::Waker;
 use crate::db::{Connection, Role, Settings};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
@@ -42,7 +43,8 @@ pub(crate) struct Engine {
     wary: u32,
     /// Batches whose conversations are all locked first from now on.
     cautious: u32,
-    /// The relay was not told of what was committed.
+    waker: Waker,
+    /// Relays were not told of what was committed.
     owes_wake: bool,
 }
 
@@ -108,9 +110,10 @@ impl From<Injected> for CommitError {
 }
 
 impl Engine {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings, waker: Waker) -> Self {
         Self {
             settings,
+            waker,
             connection: None,
             audiences: AudienceCache::default(),
             remembered: Remembered::default(),
@@ -196,13 +199,10 @@ impl Engine {
         Ok(Outcome { appended: plan.answers, receipts: told.answers })
     }
 
-    /// Tells the relay that there is something in the outbox, if there is.
+    /// Tells relays that there is something in the outbox, if there is.
     pub(crate) fn wake_relay(&mut self) {
-        if std::mem::take(&mut self.owes_wake)
-            && let Some(connection) = &mut self.connection
-        {
-            // Committed already. If this fails, the relay finds the rows by itself a little later.
-            let _ = connection.batch("notify", sql::NOTIFY);
+        if std::mem::take(&mut self.owes_wake) {
+            self.waker.wake();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::command::{Append, Appended, ReceiptCommand};
 use super::engine::{CommitError, Engine, Outcome};
+use super::waker::Waker;
 use crate::db::Settings;
 use crate::failure::Failure;
 use crate::limits::{COMMIT_BACKOFF_MS_MAX, COMMIT_BACKOFF_MS_MIN, UNIQUE_ATTEMPTS_MAX};
@@ -62,11 +63,12 @@ pub(crate) struct Writers {
 impl Writers {
     pub(crate) fn start(db: &Settings, settings: &WritersSettings) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
+        let (waker, waker_thread) = Waker::start(db)?;
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
         for number in 1..=settings.count {
             let (queue, waiting) = bounded(settings.queue_max);
             let writer = Writer {
-                engine: Engine::new(db.clone()),
+                engine: Engine::new(db.clone(), waker.clone()),
                 waiting,
                 stopped: stopped.clone(),
                 batch_max: settings.batch_max,
@@ -77,6 +79,8 @@ impl Writers {
             threads.push(thread.spawn(move || writer.run())?);
             queues.push(queue);
         }
+        // Joined last: it ends with the writers, which hold all that can ask it.
+        threads.push(waker_thread);
         Ok(Self { queues, stop: Mutex::new(Some(stop)), threads: Mutex::new(threads) })
     }
 
