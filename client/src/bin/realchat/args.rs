@@ -190,6 +190,10 @@ pub(crate) struct Tail {
     /// Begins with this sequence number; if not given, with what happens from now on.
     #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) from: Option<u64>,
+    /// Receipts too, and of large conversations how many members have come how far; those that were
+    /// told while the connection was away do not come.
+    #[arg(long)]
+    pub(crate) receipts: bool,
 }
 
 #[derive(Debug, Args)]
