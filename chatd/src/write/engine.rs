@@ -23,7 +23,7 @@ use super::statements::{self as sql, LockedRow};
 use crate::db::{Connection, Role, Settings};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
-use crate::metrics::{KindLabel, TopicLabel};
+use crate::metrics::KindLabel;
 use daemon::failpoint::{
     CHATD_AFTER_COMMIT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT, CHATD_BEFORE_INSERT, Injected,
     reach,
@@ -226,13 +226,8 @@ impl Engine {
 
     fn count(&self, plan: &Plan<'_>, told: &Acknowledged) {
         let metrics = self.settings.metrics();
-        let mut topics: HashMap<&'static str, u64> = HashMap::new();
-        for row in plan.outbox.iter().chain(&told.outbox) {
-            *topics.entry(row.topic).or_default() += 1;
-        }
-        for (topic, count) in topics {
-            metrics.ledger_committed.get_or_create(&TopicLabel { topic }).inc_by(count);
-        }
+        let rows = plan.outbox.iter().chain(&told.outbox);
+        metrics.committed(rows.map(|it| (it.topic, &it.key)));
         let messages = plan.events.iter().filter(|it| it.message_id.is_some()).count() as u64;
         let others = plan.events.len() as u64 - messages;
         for (kind, count) in [("message", messages), ("other", others)] {

@@ -9,7 +9,6 @@ use crate::failure::describe;
 use crate::limits::{
     MONITOR_MS, RECEIPT_SUMMARIES_TOLD_MAX, RECEIPT_SUMMARY_LOOK_MS, RECEIPT_SUMMARY_MS_MIN,
 };
-use crate::metrics::TopicLabel;
 use postgres::Error;
 use std::time::Duration;
 
@@ -47,17 +46,16 @@ fn tell(slot: &mut Option<Connection>, settings: &Settings) -> Result<(), Error>
     if ids.is_empty() {
         return Ok(());
     }
-    let told = connection.transaction(|connection| -> Result<usize, Error> {
+    let told = connection.transaction(|connection| -> Result<Vec<OutboxRow>, Error> {
         let now_us = daemon::clock::now_us();
         let due = summaries::take_due(connection, &ids, interval_s)?;
         let rows: Vec<OutboxRow> =
             due.into_iter().map(|(id, summary)| receipt_summary(id, summary, now_us)).collect();
         write_outbox(connection, &rows.iter().collect::<Vec<_>>())?;
-        Ok(rows.len())
+        Ok(rows)
     })?;
-    if told > 0 {
-        let topic = TopicLabel { topic: proto::topics::MESSAGE_CREATED };
-        settings.metrics().ledger_committed.get_or_create(&topic).inc_by(told as u64);
+    if !told.is_empty() {
+        settings.metrics().committed(told.iter().map(|it| (it.topic, &it.key)));
         connection.batch("notify", NOTIFY)?;
     }
     Ok(())

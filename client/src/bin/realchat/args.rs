@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// Dead letters at the Kafka that KAFKA_BROKERS names: records that could not be published or read.
     #[command(subcommand)]
     Dlq(Dlq),
-    /// Counts of every message at each stage, from the daemons' metrics, and what is unaccounted for: then
+    /// Counts of every message at each stage, by partition, and what is unaccounted for in any of them: then
     /// the exit code is 1.
     Ledger(Ledger),
     /// Answers messages in its conversations until it is stopped.

@@ -224,6 +224,17 @@ fn recipients_are_named_up_to_the_limit_and_asked_for_beyond_it() {
     assert_eq!(chatd.pages(), 1);
     let got = got(&gateway.seen(), large);
     assert!(got.len() == users.len() && got.values().all(|it| *it == [1, 2]));
+    // By partition, and all of it.
+    let of = |name: &str| -> Vec<usize> {
+        let start = format!("realchat_gateway_{name}_total{{topic=\"{}\"", topics::MESSAGE_CREATED);
+        let text = gateway.metrics.text();
+        let lines = text.lines().filter(|line| line.starts_with(&start));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap()).collect()
+    };
+    let (mailed, consumed) = (of("recipients_mailed"), of("records_consumed"));
+    assert!(mailed.len() >= PARTITIONS.unsigned_abs() as usize, "{mailed:?}");
+    assert_eq!(mailed.iter().sum::<usize>(), INLINE_RECIPIENTS_MAX + 2 * users.len());
+    assert_eq!(consumed.iter().sum::<usize>(), 3);
     gateway.stop();
 }
 
