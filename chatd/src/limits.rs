@@ -14,8 +14,15 @@ pub(crate) const MEMBERS_NAMED_MAX: usize = 1_024;
 pub(crate) const AUDIENCE_CACHE_MEMBERS_MAX: usize = 2_000_000;
 /// Delivered cursors are stored, but not told to the members, in conversations larger than this:
 /// n members would cause n x n events a message. Read cursors are told in those that a record's
-/// headers can name.
+/// headers can name; in larger ones the members are told how many have come how far.
 pub(crate) const DELIVERED_TOLD_MEMBERS_MAX: usize = 32;
+/// Sequence numbers of a large conversation up to which it is counted how many members have come.
+pub(crate) const RECEIPT_COUNTS_MAX: usize = 8;
+/// Between two tellings of one conversation's counts, in milliseconds, over all chatds; how often each
+/// chatd looks whether there is something to tell; and conversations of which it tells at once.
+pub(crate) const RECEIPT_SUMMARY_MS_MIN: u64 = 2_000;
+pub(crate) const RECEIPT_SUMMARY_LOOK_MS: u64 = 250;
+pub(crate) const RECEIPT_SUMMARIES_TOLD_MAX: i64 = 256;
 /// A client that was refused because a queue is full may try again after this many milliseconds.
 pub(crate) const RETRY_AFTER_MS: u32 = 200;
 /// First and longest pause between attempts to commit a batch, in milliseconds.
@@ -124,7 +131,11 @@ const _: () = assert!(
 );
 const _: () = assert!(SYNC_CHUNK_EVENTS >= SYNC_PAGE_EVENTS_MAX as u64);
 const _: () = assert!(MEMBERS_NAMED_MAX <= INLINE_RECIPIENTS_MAX);
+const _: () = assert!(DELIVERED_TOLD_MEMBERS_MAX < INLINE_RECIPIENTS_MAX);
 const _: () = assert!(INLINE_RECIPIENTS_MAX < MEMBERS_MAX);
+// The first, the last, and something between them.
+const _: () = assert!(RECEIPT_COUNTS_MAX > 2);
+const _: () = assert!(RECEIPT_SUMMARY_LOOK_MS < RECEIPT_SUMMARY_MS_MIN);
 const _: () = assert!(2 * MEMBERS_MAX <= AUDIENCE_CACHE_MEMBERS_MAX);
 const _: () = assert!(COMMIT_BACKOFF_MS_MIN <= COMMIT_BACKOFF_MS_MAX);
 const _: () = assert!(NAME_BYTES_MIN <= NAME_BYTES_MAX && PASSWORD_BYTES_MIN <= PASSWORD_BYTES_MAX);

@@ -7,6 +7,7 @@
 //!                    +--> queries 1..Q (sync, lists, profiles, devices; one thread each)
 //!                    +--> sign-in 1..S (registration and login, which hash passwords)
 //! monitor: is PostgreSQL there, how long is the outbox
+//! teller: how far members of large conversations have come
 //! ```
 
 mod accounts;

@@ -6,7 +6,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use proto::Uuid;
 use proto::error::ErrorCode;
+use proto::id::outbox_shard;
+use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) const DB_QUERY_LATENCY: &str = "db_query_latency_seconds";
@@ -25,9 +28,11 @@ pub(crate) struct StatementLabel {
     pub(crate) statement: &'static str,
 }
 
+/// The outbox shard stands for the partition, which the relay finds out: both are taken from one hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct TopicLabel {
-    pub(crate) topic: &'static str,
+struct ShardLabel {
+    topic: &'static str,
+    shard: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,7 +57,7 @@ pub(crate) struct ChatdMetrics {
     pub(crate) write_queue_depth: Gauge,
     pub(crate) write_retries: Counter,
     /// Records committed to the outbox: the first stage of the loss ledger.
-    pub(crate) ledger_committed: Family<TopicLabel, Counter>,
+    ledger_committed: Family<ShardLabel, Counter>,
     pub(crate) events_committed: Family<KindLabel, Counter>,
     pub(crate) repeated: Counter,
     errors: Family<ErrorLabel, Counter>,
@@ -117,6 +122,17 @@ impl ChatdMetrics {
     pub(crate) fn statement(&self, statement: &'static str, took: Duration) {
         let label = StatementLabel { statement };
         self.db_query_latency.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// Records of a transaction that was committed: topic and key of each.
+    pub(crate) fn committed<'a>(&self, rows: impl Iterator<Item = (&'static str, &'a Uuid)>) {
+        let mut counts: HashMap<(&'static str, u16), u64> = HashMap::new();
+        for (topic, key) in rows {
+            *counts.entry((topic, outbox_shard(key))).or_default() += 1;
+        }
+        for ((topic, shard), count) in counts {
+            self.ledger_committed.get_or_create(&ShardLabel { topic, shard }).inc_by(count);
+        }
     }
 
     pub(crate) fn error(&self, code: ErrorCode) {

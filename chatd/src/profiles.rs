@@ -149,7 +149,7 @@ pub(crate) fn update(
         return Err(Failure::invalid("display_name is empty; 1 byte or more is required"));
     }
     let now_us = daemon::clock::now_us();
-    let profile = connection.transaction(|connection| {
+    let (profile, row) = connection.transaction(|connection| {
         let row = connection.row(&UPDATE, &[&user_id, &display_name, &about, &signed(now_us)])?;
         let profile = row
             .as_ref()
@@ -165,8 +165,9 @@ pub(crate) fn update(
         };
         let row = profile_updated(user_id, event, traceparent, &recipients, now_us);
         write_outbox(connection, &[&row])?;
-        Ok::<_, Failure>(profile)
+        Ok::<_, Failure>((profile, row))
     })?;
+    connection.metrics().committed(std::iter::once((row.topic, &row.key)));
     // Committed already; without it the relay finds the row by itself.
     let _ = connection.batch("notify", NOTIFY);
     Ok(profile)

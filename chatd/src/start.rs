@@ -8,7 +8,7 @@ use crate::failure::describe;
 use crate::limits::{START_PAUSE_MS, START_WAIT_MS_MAX, STOP_FLUSH_MS, STOP_WAIT_MS_MAX};
 use crate::metrics::ChatdMetrics;
 use crate::monitor;
-use crate::write::{Writers, WritersSettings};
+use crate::write::{Writers, WritersSettings, start_teller};
 use crossbeam_channel::RecvTimeoutError;
 use daemon::link::{ServerSettings, serve};
 use daemon::{Config, Context, Metrics, Running};
@@ -50,6 +50,9 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
         metrics,
         is_stopping: AtomicBool::new(false),
     });
+    let stopping = Arc::clone(&app);
+    let is_stopping = move || stopping.is_stopping.load(Ordering::Acquire);
+    start_teller(settings.clone(), is_stopping).map_err(threads)?;
     monitor::start(Arc::clone(&app), settings, health.clone()).map_err(threads)?;
     let address = config.text("link.listen").to_owned();
     let server = ServerSettings {

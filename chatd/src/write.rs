@@ -5,9 +5,11 @@
 //! (checked)   (by conversation)                            |
 //!     lock and read --> plan (pure) --> insert, update --> commit
 //! ```
+//! Receipts of large conversations are counted with their batch, and told by a thread of its own (`teller`).
 //! What a writer remembers of its conversations takes the place of lock and read: the update compares.
 //! Invariant: no answer leaves before its transaction committed.
 
+mod acknowledge;
 mod alone;
 mod audience;
 mod body_hash;
@@ -21,6 +23,9 @@ mod receipts;
 mod record;
 mod remembered;
 mod statements;
+mod summaries;
+mod summary;
+mod teller;
 mod waker;
 mod writers;
 
@@ -31,5 +36,6 @@ pub(crate) use engine::Engine;
 pub(crate) use mute::mute;
 pub(crate) use record::profile_updated;
 pub(crate) use statements::{NOTIFY, write_outbox};
+pub(crate) use teller::start_teller;
 pub(crate) use waker::Waker;
 pub(crate) use writers::{Command, Writers, WritersSettings};

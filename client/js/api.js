@@ -8,6 +8,7 @@ import { HTTP_TIMEOUT_MS } from "./limits.js";
 /** @typedef {import("./types.js").ConversationSummary} ConversationSummary */
 /** @typedef {import("./types.js").Event} Event */
 /** @typedef {import("./types.js").Receipt} Receipt */
+/** @typedef {import("./types.js").ReceiptSummary} ReceiptSummary */
 
 /**
  * Where the access token comes from.
@@ -200,10 +201,11 @@ export class Api {
 
   /**
    * @param {string} conversationId
-   * @returns {Promise<Receipt[]>}
+   * @returns {Promise<{ receipts: Receipt[], summary: ReceiptSummary | null }>} the summary of a
+   *   conversation that is, or was, too large to tell of each receipt
    */
-  async receipts(conversationId) {
-    return (await this.#signed("GET", `/v1/conversations/${conversationId}/receipts`)).receipts;
+  receipts(conversationId) {
+    return this.#signed("GET", `/v1/conversations/${conversationId}/receipts`);
   }
 
   /**

@@ -11,18 +11,21 @@
  * @typedef {{ title: string }} SettingsChanged
  * @typedef {{ user_id: string, device_id: string, delivered_sequence_number: number,
  *   read_sequence_number: number }} Receipt
+ * @typedef {{ sequence_number: number, delivered_count: number, read_count: number }} ReceiptCount
+ * How many members of a large conversation have come how far, for a few sequence numbers, rising.
+ * @typedef {{ counts: ReceiptCount[], member_count: number }} ReceiptSummary
  * @typedef {{ user_id: string, name: string, display_name: string, about: string }} ProfileUpdated
  * @typedef {{ active: boolean }} TypingChanged
  * @typedef {{ user_id: string, online: boolean, last_seen_at_us: number }} PresenceChanged
  *
  * One thing that happened; exactly one of the kinds is set. `sequence_number` is 0 for what is not
- * in the conversation's log (receipts, profiles, typing, presence).
+ * in the conversation's log (receipts, receipt summaries, profiles, typing, presence).
  * @typedef {{
  *   conversation_id: string, sequence_number: number, created_at_us: number, sender_id: string,
  *   message?: Message, message_edited?: MessageEdited, message_deleted?: MessageDeleted,
  *   membership_changed?: MembershipChanged, settings_changed?: SettingsChanged, receipt?: Receipt,
  *   profile_updated?: ProfileUpdated, typing_changed?: TypingChanged,
- *   presence_changed?: PresenceChanged
+ *   presence_changed?: PresenceChanged, receipt_summary?: ReceiptSummary
  * }} Event
  *
  * @typedef {{ conversation_id: string, from_sequence_number: number, to_sequence_number: number,

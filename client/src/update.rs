@@ -27,7 +27,7 @@ impl Path {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
     pub conversation: Uuid,
-    /// 0 for what is not in the log: receipts, typing, presence, profiles.
+    /// 0 for what is not in the log: receipts and their summaries, typing, presence, profiles.
     pub sequence_number: u64,
     pub path: Path,
     /// The request that this answers (presence states); 0 for what was pushed.

@@ -3,10 +3,13 @@
 /** @typedef {import("../js/types.js").Event} Event */
 /** @typedef {import("../js/types.js").ConversationSummary} ConversationSummary */
 /** @typedef {import("../js/types.js").Receipt} Receipt */
+/** @typedef {import("../js/types.js").ReceiptSummary} ReceiptSummary */
 /** @typedef {import("../js/types.js").LastMessage} LastMessage */
 
 /** Somebody counts as typing for this long after having said so, in milliseconds. */
 const TYPING_MS = 6_000;
+/** Sequence numbers of which it is kept how many members have come so far. */
+const COUNTS_MAX = 64;
 
 export class Conversation {
   /** @type {Map<number, Event>} the log, as far as it was loaded or pushed */
@@ -22,6 +25,9 @@ export class Conversation {
   deleted = new Set();
   /** @type {Map<string, { delivered: number, read: number }>} by user */
   receipts = new Map();
+  /** Of a large conversation: how many members have come so far, by sequence number.
+   * @type {Map<number, { delivered: number, read: number }>} */
+  counts = new Map();
   /** @type {Map<string, number>} until when somebody counts as typing, by user */
   typing = new Map();
   /** The user left or was removed. */
@@ -124,6 +130,21 @@ export class Conversation {
   }
 
   /**
+   * Counts only grow: whatever says less is older.
+   * @param {ReceiptSummary} summary
+   */
+  addSummary({ counts }) {
+    for (const { sequence_number: sequence, delivered_count, read_count } of counts) {
+      const before = this.counts.get(sequence) ?? { delivered: 0, read: 0 };
+      this.counts.set(sequence, {
+        delivered: Math.max(before.delivered, delivered_count, read_count), read: Math.max(before.read, read_count),
+      });
+    }
+    const kept = [...this.counts.keys()].sort((a, b) => a - b);
+    for (const sequence of kept.slice(0, -COUNTS_MAX)) this.counts.delete(sequence);
+  }
+
+  /**
    * The user has read up to here, on this device or another.
    * @param {number} sequenceNumber
    * @param {string} me
@@ -178,6 +199,23 @@ export class Conversation {
       else if (receipt.delivered >= sequenceNumber) delivered.push(userId);
     }
     return { delivered, read };
+  }
+
+  /**
+   * How many others have a message of the user's own, at least: as many as have what came later.
+   * @param {number} sequenceNumber
+   * @returns {{ delivered: number, read: number }}
+   */
+  crowd(sequenceNumber) {
+    const most = { delivered: 0, read: 0 };
+    for (const [sequence, { delivered, read }] of this.counts) {
+      if (sequence < sequenceNumber) continue;
+      // The user is one of those who were counted.
+      const own = this.read >= sequence ? 1 : 0;
+      most.delivered = Math.max(most.delivered, delivered - own);
+      most.read = Math.max(most.read, read - own);
+    }
+    return most;
   }
 
   /** The loaded log, ascending. @returns {Event[]} */

@@ -30,6 +30,10 @@ const DATE_YEAR = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "l
 const DATE_SHORT = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "short" });
 
+const NUMBER = new Intl.NumberFormat();
+
+/** @param {number} number */
+export const count = (number) => NUMBER.format(number);
 /** @param {number} us */
 export const clock = (us) => CLOCK.format(us / 1000);
 /** @param {number} us */

@@ -63,6 +63,7 @@ function messageElement(line, name, options) {
         h("span", { class: "visually-hidden" }, line.own ? "You: " : `${name}: `),
         text, meta(line),
       ),
+      line.readBy && h("p", { class: "read-by" }, line.readBy),
       failed && h(
         "p", { class: "failure", role: "alert" },
         `Not sent: ${line.detail} `,

@@ -118,7 +118,8 @@ export class Model extends Emitter {
    */
   async open(conversation) {
     const receipts = this.chat.api.receipts(conversation.id).then((all) => {
-      for (const receipt of all) conversation.addReceipt(receipt, this.me.user_id);
+      for (const receipt of all.receipts) conversation.addReceipt(receipt, this.me.user_id);
+      if (all.summary) conversation.addSummary(all.summary);
     });
     const history = conversation.first === null ? this.#page(conversation) : undefined;
     const everybody = conversation.memberIds.size < conversation.memberCount
@@ -258,6 +259,8 @@ export class Model extends Emitter {
       }
     } else if (event.receipt) {
       conversation.addReceipt(event.receipt, me);
+    } else if (event.receipt_summary) {
+      conversation.addSummary(event.receipt_summary);
     } else {
       conversation.push(event, me);
       if (event.membership_changed) this.#learn(mentioned(event));

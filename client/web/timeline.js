@@ -1,5 +1,5 @@
 /** What a conversation shows, line by line: pure. */
-import { dayLabel, dayOf, listed } from "./format.js";
+import { count, dayLabel, dayOf, listed } from "./format.js";
 
 /** @typedef {import("../js/types.js").Event} Event */
 /** @typedef {import("./conversation.js").Conversation} Conversation */
@@ -24,6 +24,7 @@ const GROUP_US = 5 * 60 * 1_000_000;
  * @property {number} atUs
  * @property {Mark} mark
  * @property {string} detail who has read it, or why it failed
+ * @property {string} readBy how many have read it, if it is the user's last message in a large conversation
  * @property {string} outboxKey of a message on its way; empty for others
  * @property {number} sequence 0 for a message on its way
  *
@@ -64,6 +65,7 @@ export function lines({ conversation, me, pending, unreadAfter, name }) {
     }
     lines.push(messageLine(event, event.message, conversation, me, name));
   }
+  tellCrowd(lines, conversation);
   for (const item of pending) {
     startDay(item.createdAtMs * 1000);
     lines.push(pendingLine(item, me));
@@ -83,6 +85,9 @@ export function lines({ conversation, me, pending, unreadAfter, name }) {
 function messageLine(event, message, conversation, me, name) {
   const own = event.sender_id === me;
   const reach = own ? conversation.reach(event.sequence_number, me) : { delivered: [], read: [] };
+  const crowd = own ? conversation.crowd(event.sequence_number) : { delivered: 0, read: 0 };
+  const read = Math.max(reach.read.length, crowd.read);
+  const delivered = Math.max(reach.delivered.length, crowd.delivered);
   const edit = conversation.edits.get(message.message_id);
   return {
     kind: "message",
@@ -95,11 +100,14 @@ function messageLine(event, message, conversation, me, name) {
     edited: edit !== undefined,
     deleted: conversation.deleted.has(message.message_id),
     atUs: event.created_at_us,
-    mark: !own ? "" : reach.read.length > 0 ? "read" : reach.delivered.length > 0 ? "delivered" : "sent",
+    mark: !own ? "" : read > 0 ? "read" : delivered > 0 ? "delivered" : "sent",
     detail:
-      reach.read.length > 0 ? `Read by ${listed(reach.read.map(name), 8)}`
+      crowd.read > reach.read.length ? `Read by ${count(crowd.read)}`
+      : reach.read.length > 0 ? `Read by ${listed(reach.read.map(name), 8)}`
+      : crowd.delivered > reach.delivered.length ? `Delivered to ${count(crowd.delivered)}`
       : reach.delivered.length > 0 ? `Delivered to ${listed(reach.delivered.map(name), 8)}`
       : own ? "Sent" : "",
+    readBy: "",
     outboxKey: "",
     sequence: event.sequence_number,
   };
@@ -126,9 +134,22 @@ function pendingLine(item, me) {
     atUs: item.createdAtMs * 1000,
     mark: failed ? "failed" : sent ? "sent" : "pending",
     detail: failed ? (item.error?.message ?? "It was not sent.") : sent ? "Sent" : "Waiting to be sent",
+    readBy: "",
     outboxKey: sent ? "" : item.key,
     sequence: 0,
   };
+}
+
+/**
+ * Nobody looks at the tick of a message for how many thousands have read it.
+ * @param {Line[]} lines
+ * @param {Conversation} conversation
+ */
+function tellCrowd(lines, conversation) {
+  const last = lines.findLast((line) => line.kind === "message" && line.own);
+  if (last?.kind !== "message") return;
+  const { read } = conversation.crowd(last.sequence);
+  if (read > 0) last.readBy = `Read by ${count(read)}`;
 }
 
 /** @param {Line[]} lines */

@@ -280,6 +280,9 @@ pub(crate) const KAFKA_CONNECT_MS_MAX: u64 = 1_000;
 pub(crate) const KAFKA_DIRECT_RETRY_MS: u64 = 30_000;
 /// When the gateway stops, shards have this long to enqueue what was mailed to them.
 pub(crate) const KAFKA_SETTLE_MS_MAX: u64 = 2_000;
+/// Partitions that have counts of their own, over all topics, and one more for what has none: 40 bytes
+/// each, a shard.
+pub(crate) const LANES_MAX: usize = 1_024;
 /// Records waiting to be produced (typing, dead letters).
 pub(crate) const PUBLISH_RECORDS_MAX: usize = 10_000;
 pub(crate) const PUBLISH_KB_MAX: usize = 32 * 1024;
@@ -292,6 +295,7 @@ pub(crate) const PUBLISH_POLL_MS: u64 = 10_000;
 const _: () = assert!(KAFKA_FETCH_BYTES_MAX > RECORD_VALUE_BYTES_MAX);
 const _: () = assert!(KAFKA_RING_RECORDS <= KAFKA_BATCH_RECORDS_MAX);
 const _: () = assert!(KAFKA_FETCHED_KB_MAX * 1024 >= KAFKA_FETCH_BYTES_MAX);
+const _: () = assert!(LANES_MAX > 1 && LANES_MAX <= u16::MAX as usize);
 const _: () = assert!(HTTP_MS_MAX < ANSWER_MS_MAX);
 const _: () = assert!(PRESENCE_CHANGES_MAX <= PRESENCE_HEARTBEATS_MAX);
 

@@ -3,6 +3,7 @@
 
 use crate::inbound::listen::Listening;
 use crate::inbound::token::Verifier;
+use crate::metrics::Lane;
 use crate::shard::handover::Handover;
 use bytes::Bytes;
 use proto::Uuid;
@@ -115,6 +116,8 @@ pub(crate) struct Delivery {
     /// 0 for what is not in the conversation's log.
     pub(crate) sequence_number: u64,
     pub(crate) priority: Priority,
+    /// What it is counted under.
+    pub(crate) lane: Lane,
     /// Of a log record: where it is in Kafka, and whether it changes who is a member.
     pub(crate) partition: u16,
     pub(crate) offset: i64,

@@ -2,10 +2,14 @@
 //! All names of this file begin with `realchat_gateway_`.
 
 mod histogram;
+mod lanes;
+
+pub(crate) use lanes::{Lane, Lanes};
 
 use crate::close::{self, Reason};
 use daemon::Metrics;
 use histogram::Histogram;
+use lanes::{LaneCounts, LaneSum, LaneTable};
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use std::fmt;
@@ -88,25 +92,26 @@ pub(crate) struct ShardMetrics {
     pub(crate) frames_received: Cell,
     pub(crate) http_requests: Cell,
     pub(crate) asks_refused: Cell,
-    pub(crate) events_enqueued: Cell,
     pub(crate) events_held: Cell,
-    pub(crate) events_shed: Cell,
     pub(crate) events_overflowed: Cell,
     pub(crate) events_coalesced: Cell,
     pub(crate) rings_shed: Cell,
     pub(crate) gaps_told: Cell,
     pub(crate) resumes_from_cache: Cell,
     pub(crate) resumes_from_chatd: Cell,
-    pub(crate) events_no_session: Cell,
-    pub(crate) recipients_reached: Cell,
     pub(crate) events_unreadable: Cell,
-    pub(crate) events_written: Cell,
     pub(crate) bytes_written: Cell,
     pub(crate) writes: Cell,
     pub(crate) delivery_latency: Histogram,
+    lanes: LaneTable,
 }
 
 impl ShardMetrics {
+    /// What is counted by partition.
+    pub(crate) fn lane(&self, lane: Lane) -> &LaneCounts {
+        self.lanes.of(lane)
+    }
+
     pub(crate) fn closed(&self, reason: Reason) {
         self.closes[reason.index()].increment();
     }
@@ -116,18 +121,23 @@ impl ShardMetrics {
 #[derive(Debug, Clone)]
 pub(crate) struct GatewayMetrics {
     shards: Arc<[Arc<ShardMetrics>]>,
+    lanes: Lanes,
 }
 
 impl GatewayMetrics {
     /// For so many shards, and registered.
     pub(crate) fn register(shards: usize, metrics: &Metrics) -> Self {
         let shards: Arc<[_]> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
-        let all = Self { shards };
+        let all = Self { shards, lanes: Lanes::default() };
         for (name, help, read) in GAUGES {
             metrics.register(name, help, all.sum(MetricType::Gauge, *read));
         }
         for (name, help, read) in COUNTERS {
             metrics.register(name, help, all.sum(MetricType::Counter, *read));
+        }
+        for (name, help, read) in LANE_COUNTERS {
+            let (shards, lanes) = (Arc::clone(&all.shards), all.lanes.clone());
+            metrics.register(name, help, LaneSum { shards, lanes, read: *read });
         }
         let closes = Closes { shards: Arc::clone(&all.shards) };
         metrics.register(CONNECTIONS_CLOSED, "Connections that ended, by reason", closes);
@@ -139,6 +149,11 @@ impl GatewayMetrics {
 
     pub(crate) fn shard(&self, index: u16) -> Arc<ShardMetrics> {
         Arc::clone(&self.shards[usize::from(index)])
+    }
+
+    /// The numbers of the partitions.
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.lanes.clone()
     }
 
     /// Open connections of all shards.
@@ -174,13 +189,7 @@ const COUNTERS: &[Row] = &[
     (FRAMES_RECEIVED, "Frames of the client protocol received", |it| &it.frames_received),
     (HTTP_REQUESTS, "API requests passed to chatd", |it| &it.http_requests),
     (ASKS_REFUSED, "Requests refused because a queue was full", |it| &it.asks_refused),
-    (EVENTS_ENQUEUED, "Events put into a session's ring", |it| &it.events_enqueued),
     (EVENTS_HELD, "Events that waited for the end of a resume", |it| &it.events_held),
-    (
-        EVENTS_SHED,
-        "Events left out: ephemeral ones of slow sessions, and those that a resume names as a gap or has already",
-        |it| &it.events_shed,
-    ),
     (EVENTS_OVERFLOWED, "Events that closed a session because its ring was full", |it| {
         &it.events_overflowed
     }),
@@ -197,12 +206,24 @@ const COUNTERS: &[Row] = &[
         &it.resumes_from_cache
     }),
     (RESUMES_FROM_CHATD, "Resumes that were asked of chatd", |it| &it.resumes_from_chatd),
-    (EVENTS_NO_SESSION, "Recipients of events without a session here", |it| &it.events_no_session),
-    (RECIPIENTS_REACHED, "Recipients of events with a session here", |it| &it.recipients_reached),
     (EVENTS_UNREADABLE, "Events that could not be shown to a session", |it| &it.events_unreadable),
-    (EVENTS_WRITTEN, "Events written to a session", |it| &it.events_written),
     (BYTES_WRITTEN, "Bytes written to sockets", |it| &it.bytes_written),
     (WRITES, "Writes to sockets", |it| &it.writes),
+];
+
+type LaneRow = (&'static str, &'static str, fn(&LaneCounts) -> &Cell);
+
+/// By topic and partition.
+const LANE_COUNTERS: &[LaneRow] = &[
+    (EVENTS_NO_SESSION, "Recipients of events without a session here", |it| &it.no_session),
+    (RECIPIENTS_REACHED, "Recipients of events with a session here", |it| &it.reached),
+    (EVENTS_ENQUEUED, "Events put into a session's ring", |it| &it.enqueued),
+    (
+        EVENTS_SHED,
+        "Events left out: ephemeral ones of slow sessions, and those that a resume names as a gap or has already",
+        |it| &it.shed,
+    ),
+    (EVENTS_WRITTEN, "Events written to a session", |it| &it.written),
 ];
 
 /// One number of every shard, added up.
@@ -309,6 +330,9 @@ mod tests {
         all.shard(1).closed(Reason::BackpressureOverflow);
         all.shard(0).delivery_latency.observe(1_500);
         all.shard(1).delivery_latency.observe(70_000);
+        let lane = all.lanes().of("t", 3);
+        all.shard(0).lane(lane).enqueued.add(2);
+        all.shard(1).lane(lane).enqueued.add(3);
         assert_eq!(all.connections(), 7);
         let text = registry.text();
         for line in [
@@ -317,7 +341,8 @@ mod tests {
             "realchat_gateway_delivery_latency_ms_count 2",
             "realchat_gateway_delivery_latency_ms_sum 71.5",
             "realchat_gateway_delivery_latency_ms_bucket{le=\"2.0\"} 1",
-            "realchat_gateway_events_enqueued_total 0",
+            "realchat_gateway_events_enqueued_total{topic=\"\",partition=\"\"} 0",
+            "realchat_gateway_events_enqueued_total{topic=\"t\",partition=\"3\"} 5",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is missing in\n{text}");
         }

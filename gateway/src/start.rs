@@ -11,7 +11,7 @@ use crate::inbound::uplink::{self, Uplink};
 use crate::limits::OPENING_TICK_MS;
 use crate::mail::{Ask, Mail};
 use crate::mailbox::{self, Mailboxes};
-use crate::metrics::GatewayMetrics;
+use crate::metrics::{GatewayMetrics, Lanes};
 use crate::outbound::consume::{self, Consumers};
 use crate::outbound::publish::Publisher;
 use crate::presence::{self, Presence, PresenceChange};
@@ -125,6 +125,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
         instance,
         health,
         metrics,
+        lanes: gateway_metrics.lanes(),
         mailboxes: mailboxes.clone(),
         progress,
         audiences,
@@ -180,6 +181,7 @@ struct Opening {
     instance: String,
     health: Health,
     metrics: Metrics,
+    lanes: Lanes,
     mailboxes: Mailboxes,
     progress: Arc<Progress>,
     audiences: Audiences<uplink::TypingSession>,
@@ -225,6 +227,7 @@ impl Opening {
                 instance: &self.instance,
                 health: &self.health,
                 metrics: &self.metrics,
+                lanes: self.lanes.clone(),
                 mailboxes: self.mailboxes.clone(),
                 progress: Arc::clone(&self.progress),
                 audiences: self.audiences.clone(),

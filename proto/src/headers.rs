@@ -20,6 +20,7 @@ pub mod event_type {
     pub const MEMBERSHIP: &str = "membership";
     pub const SETTINGS: &str = "settings";
     pub const RECEIPT: &str = "receipt";
+    pub const RECEIPT_SUMMARY: &str = "receipt-summary";
     pub const PROFILE: &str = "profile";
     pub const TYPING: &str = "typing";
     pub const PRESENCE: &str = "presence";

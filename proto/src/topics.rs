@@ -4,8 +4,10 @@
 //! [`MESSAGE_CREATED`], keyed by the conversation, so that one partition holds it in order.
 //! A change of membership is published a second time to [`MEMBERSHIP`], for consumers that keep
 //! audiences; sessions are pushed from the log alone.
+//! A large conversation's receipt summaries, which have no sequence number, are published beside its log:
+//! a gateway knows at each place of the log who the members are.
 
-/// The conversations' logs. Key: conversation id.
+/// The conversations' logs, and the receipt summaries of large ones. Key: conversation id.
 pub const MESSAGE_CREATED: &str = "chat.message.created.v1";
 /// Receipts (delivered and read cursors). Key: conversation id.
 pub const MESSAGE_ACKNOWLEDGED: &str = "chat.message.acknowledged.v1";

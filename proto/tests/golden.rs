@@ -115,6 +115,7 @@ fn event_kind(kind: &event::Kind) -> &'static str {
         Kind::ProfileUpdated(_) => "profile_updated",
         Kind::TypingChanged(_) => "typing_changed",
         Kind::PresenceChanged(_) => "presence_changed",
+        Kind::ReceiptSummary(_) => "receipt_summary",
     }
 }
 
@@ -139,6 +140,7 @@ fn every_server_frame_and_event_has_a_vector_that_holds_in_both_encodings() {
         "profile_updated",
         "typing_changed",
         "presence_changed",
+        "receipt_summary",
     ];
     let mut wanted: BTreeSet<_> = frames.iter().map(|name| (*name).to_owned()).collect();
     wanted.extend(["token_accepted", "watermark"].map(str::to_owned));

@@ -43,7 +43,7 @@ impl Doubt {
     }
 
     /// A record of the log. One is ours only if topic, key and value are the same to the byte.
-    fn seen(&mut self, topic: &str, key: &[u8], value: &[u8]) {
+    fn seen(&mut self, (topic, partition): (&str, i32), key: &[u8], value: &[u8]) {
         let hash = self.hasher.hash_one((topic, key, value));
         let Some(places) = self.sought.get_mut(&hash) else { return };
         let is_it = |index: &usize| {
@@ -52,7 +52,7 @@ impl Doubt {
         };
         // The first of several that are the same comes last.
         let Some(place) = places.iter().rposition(is_it) else { return };
-        self.outcomes[places.remove(place)] = Outcome::Acked;
+        self.outcomes[places.remove(place)] = Outcome::Acked(partition);
     }
 
     /// What became of each record, as far as the log was read.
@@ -106,7 +106,7 @@ pub(crate) fn read_log(settings: &Settings, doubt: &mut Doubt) -> Result<(), Str
                 heard_at = Instant::now();
                 let place = (message.topic().to_owned(), message.partition());
                 doubt.seen(
-                    &place.0,
+                    (&place.0, place.1),
                     message.key().unwrap_or_default(),
                     message.payload().unwrap_or_default(),
                 );
@@ -167,12 +167,12 @@ mod tests {
             vec![record(1, 1, b"a"), record(2, 1, b"b"), record(3, 2, b"a"), record(4, 2, b"a")];
         let topic = records[0].topic.clone();
         let mut doubt = Doubt::new(0, records);
-        doubt.seen(&topic, &[1; 16], b"a");
-        doubt.seen(&topic, &[1; 16], b"a");
-        doubt.seen(&topic, &[2; 16], b"a");
-        doubt.seen(&topic, &[3; 16], b"b");
-        doubt.seen("another", &[1; 16], b"b");
-        let found: Vec<_> = doubt.outcomes().iter().map(|it| *it == Outcome::Acked).collect();
+        doubt.seen((&topic, 3), &[1; 16], b"a");
+        doubt.seen((&topic, 3), &[1; 16], b"a");
+        doubt.seen((&topic, 3), &[2; 16], b"a");
+        doubt.seen((&topic, 3), &[3; 16], b"b");
+        doubt.seen(("another", 3), &[1; 16], b"b");
+        let found: Vec<_> = doubt.outcomes().iter().map(|it| *it == Outcome::Acked(3)).collect();
         assert_eq!(found, [true, false, true, false]);
     }
 
@@ -181,8 +181,8 @@ mod tests {
         let records = vec![record(1, 1, b"a"), record(2, 1, b"b"), record(3, 2, b"c")];
         let topic = records[0].topic.clone();
         let mut doubt = Doubt::new(0, records);
-        doubt.seen(&topic, &[1; 16], b"b");
-        doubt.seen(&topic, &[2; 16], b"c");
-        assert_eq!(judge(&doubt.records, doubt.outcomes()).published, [2]);
+        doubt.seen((&topic, 3), &[1; 16], b"b");
+        doubt.seen((&topic, 3), &[2; 16], b"c");
+        assert_eq!(judge(&doubt.records, doubt.outcomes()).published, [(2, 3)]);
     }
 }

@@ -12,6 +12,12 @@ pub(crate) struct Topic {
     pub(crate) topic: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct TopicPartition {
+    pub(crate) topic: &'static str,
+    pub(crate) partition: i32,
+}
+
 #[derive(Clone)]
 pub(crate) struct RelayMetrics {
     /// From handing a wave to Kafka's client until all of it is acknowledged.
@@ -20,7 +26,7 @@ pub(crate) struct RelayMetrics {
     pub(crate) outbox_age_ms: Histogram,
     pub(crate) oldest_age_ms: Gauge,
     /// The ledger's stage `relayed`: acknowledged by the broker and marked.
-    pub(crate) relayed: Family<Topic, Counter>,
+    pub(crate) relayed: Family<TopicPartition, Counter>,
     /// Refused for good and kept in the topic's dead letters.
     pub(crate) dead_lettered: Family<Topic, Counter>,
     pub(crate) refused: Family<Topic, Counter>,

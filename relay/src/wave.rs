@@ -35,8 +35,8 @@ impl Record {
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The broker has it.
-    Acked,
+    /// The broker has it, in this partition.
+    Acked(i32),
     /// This record cannot be published, and why.
     Refused(String),
     /// The broker did not take it, and why; it says nothing about the record.
@@ -47,8 +47,9 @@ pub(crate) enum Outcome {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Indices of the records that are published, and so is everything before them with their key.
-    pub(crate) published: Vec<usize>,
+    /// Indices of the records that are published, and so is everything before them with their key; each
+    /// with its partition.
+    pub(crate) published: Vec<(usize, i32)>,
     /// First refused record of each key: its index and the last id of that key in the wave.
     pub(crate) refused: Vec<(usize, i64)>,
     /// Why the broker did not take something.
@@ -69,10 +70,10 @@ pub(crate) fn judge(records: &[Record], outcomes: &[Outcome]) -> Verdict {
             verdict.refused[*place].1 = record.id;
         }
         match outcome {
-            Outcome::Acked if broken.is_empty() || !broken.contains(&key) => {
-                verdict.published.push(index);
+            Outcome::Acked(partition) if broken.is_empty() || !broken.contains(&key) => {
+                verdict.published.push((index, *partition));
             }
-            Outcome::Acked => {}
+            Outcome::Acked(_) => {}
             Outcome::Held => {
                 broken.insert(key);
             }
@@ -111,15 +112,15 @@ mod tests {
     fn what_was_acked_after_a_failure_of_its_key_is_not_published() {
         let records: Vec<_> = (1..=6).map(|id| record(id, u8::from(id % 2 == 1))).collect();
         let outcomes = [
-            Outcome::Acked,
-            Outcome::Acked,
+            Outcome::Acked(7),
+            Outcome::Acked(7),
             stalled(),
-            Outcome::Acked,
-            Outcome::Acked,
-            Outcome::Acked,
+            Outcome::Acked(7),
+            Outcome::Acked(7),
+            Outcome::Acked(7),
         ];
         let verdict = judge(&records, &outcomes);
-        assert_eq!(verdict.published, [0, 1, 3, 5]);
+        assert_eq!(verdict.published, [0, 1, 3, 5].map(|index| (index, 7)));
         assert_eq!(verdict.stalled.as_deref(), Some("timed out"));
         assert!(verdict.refused.is_empty());
     }
@@ -127,9 +128,9 @@ mod tests {
     #[test]
     fn a_refused_record_holds_its_key_alone_and_the_keys_last_id_is_told() {
         let records = [record(1, 7), record(2, 7), record(3, 8), record(4, 7)];
-        let outcomes = [refused(), Outcome::Held, Outcome::Acked, refused()];
+        let outcomes = [refused(), Outcome::Held, Outcome::Acked(7), refused()];
         let verdict = judge(&records, &outcomes);
-        assert_eq!(verdict.published, [2]);
+        assert_eq!(verdict.published, [(2, 7)]);
         assert_eq!(verdict.refused, [(0, 4)]);
     }
 
@@ -142,13 +143,13 @@ mod tests {
                 0 => refused(),
                 1 => stalled(),
                 2 => Outcome::Held,
-                _ => Outcome::Acked,
+                _ => Outcome::Acked(7),
             };
             let outcomes: Vec<_> = records.iter().map(outcome).collect();
             let published = judge(&records, &outcomes).published;
             for key in 0..4 {
                 let of_key = (0..40).filter(|index| records[*index].key[0] == key);
-                let done: Vec<_> = of_key.map(|index| published.contains(&index)).collect();
+                let done: Vec<_> = of_key.map(|index| published.contains(&(index, 7))).collect();
                 assert!(done.is_sorted_by(|a, b| a >= b), "seed {seed}: {done:?}");
             }
         }

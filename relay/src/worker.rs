@@ -15,7 +15,7 @@ use crate::limits::{
     BEGIN_PERCENT, DEAD_LETTER_BYTES_MAX, DOUBT_TRIES_MAX, MESSAGE_PERCENT, RECORD_BYTES_MAX,
     RETRY_MS_MIN, SUSPECTS_MS_MAX, WAVE_PERCENT, WAVE_ROWS_MAX,
 };
-use crate::metrics::{RelayMetrics, Topic};
+use crate::metrics::{RelayMetrics, Topic, TopicPartition};
 use crate::outbox::Outbox;
 use crate::ownership::{Ownership, Wave};
 use crate::place::RowId;
@@ -64,6 +64,7 @@ struct Published {
     shard: Shard,
     row: RowId,
     topic: &'static str,
+    partition: i32,
 }
 
 /// A part of the work that could not go on; the next round begins anew.
@@ -153,7 +154,8 @@ impl Worker {
         let Some(deadlines) = self.deadlines(wave) else { return Ok(()) };
         let marks_early = is_planted(MARK_BEFORE_ACKNOWLEDGEMENT);
         if marks_early {
-            self.acknowledged(records.iter());
+            // Nobody knows the partitions yet.
+            self.acknowledged(records.iter().map(|record| (record, 0)));
             self.mark(wave)?;
         }
         reach(RELAY_AFTER_LEASE_CHECK).map_err(injected)?;
@@ -165,7 +167,8 @@ impl Worker {
             self.parts.metrics.publish_latency_ms.observe(begun.elapsed().as_secs_f64() * 1e3);
         }
         if !marks_early {
-            self.acknowledged(verdict.published.iter().map(|index| &records[*index]));
+            let published = verdict.published.iter();
+            self.acknowledged(published.map(|(index, partition)| (&records[*index], *partition)));
         }
         let now_ms = self.now_ms();
         let mut too_many = false;
@@ -203,7 +206,10 @@ impl Worker {
             Ok(()) => {
                 let found = wave::judge(&doubt.records, doubt.outcomes()).published;
                 self.parts.metrics.found.inc_by(count(found.len()));
-                self.acknowledged(found.iter().map(|index| &doubt.records[*index]));
+                let found = found.iter();
+                self.acknowledged(
+                    found.map(|(index, partition)| (&doubt.records[*index], *partition)),
+                );
                 Ok(())
             }
             // What it has goes again, and clients drop it.
@@ -219,15 +225,16 @@ impl Worker {
     }
 
     /// Notes what the broker has.
-    fn acknowledged<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+    fn acknowledged<'a>(&mut self, records: impl Iterator<Item = (&'a Record, i32)>) {
         let now_us = daemon::clock::now_us();
-        for record in records {
+        for (record, partition) in records {
             let age_us = u32::try_from(now_us.saturating_sub(record.created_at_us));
             let age_ms = f64::from(age_us.unwrap_or(u32::MAX)) / 1e3;
             self.parts.metrics.outbox_age_ms.observe(age_ms);
             // Only records of known topics are published.
             if let Some(topic) = envelope::known_topic(&record.topic) {
-                self.unmarked.push(Published { shard: record.shard, row: record.row(), topic });
+                let (shard, row) = (record.shard, record.row());
+                self.unmarked.push(Published { shard, row, topic, partition });
             }
         }
     }
@@ -257,19 +264,19 @@ impl Worker {
         if refused > 0 {
             wave.doubt();
         }
-        let mut by_topic: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut by_partition: BTreeMap<(&'static str, i32), u64> = BTreeMap::new();
         for it in &published {
-            *by_topic.entry(it.topic).or_default() += 1;
+            *by_partition.entry((it.topic, it.partition)).or_default() += 1;
         }
-        // Which ones were refused is not known: told of the topics with most of them.
+        // Which ones were refused is not known: told of the partitions with most of them.
         let mut left = refused;
-        let mut by_topic: Vec<_> = by_topic.into_iter().collect();
-        by_topic.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-        for (topic, number) in by_topic {
+        let mut by_partition: Vec<_> = by_partition.into_iter().collect();
+        by_partition.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+        for ((topic, partition), number) in by_partition {
             let taken = left.min(number);
             left -= taken;
-            let number = number - taken;
-            metrics.relayed.get_or_create(&Topic { topic: topic.to_owned() }).inc_by(number);
+            let place = TopicPartition { topic, partition };
+            metrics.relayed.get_or_create(&place).inc_by(number - taken);
         }
         Ok(())
     }
@@ -306,8 +313,8 @@ impl Worker {
         let outcome = self.publisher.publish(&alone, deadlines, envelope::record).pop();
         let [record] = alone;
         match outcome {
-            Some(Outcome::Acked) => {
-                self.acknowledged(std::iter::once(&record));
+            Some(Outcome::Acked(partition)) => {
+                self.acknowledged(std::iter::once((&record, partition)));
                 self.mark(wave)?;
                 self.suspects.cleared(key, Some(record.id), self.now_ms());
                 Ok(())
@@ -358,7 +365,7 @@ impl Worker {
         let outcome =
             self.dead_letters.publish(std::slice::from_ref(record), deadlines, letter).pop();
         match outcome {
-            Some(Outcome::Acked) => {}
+            Some(Outcome::Acked(_)) => {}
             Some(Outcome::Refused(reason) | Outcome::Stalled(reason)) => return Err(reason),
             Some(Outcome::Held) | None => return Err("not tried".to_owned()),
         }
@@ -402,8 +409,8 @@ fn no_connection() -> Trouble {
 }
 
 /// The records of a wave that do not count as published, in their order.
-fn unpublished(records: Vec<Record>, published: &[usize]) -> Vec<Record> {
-    let mut published = published.iter().copied().peekable();
+fn unpublished(records: Vec<Record>, published: &[(usize, i32)]) -> Vec<Record> {
+    let mut published = published.iter().map(|(index, _)| *index).peekable();
     let is_published = |index: usize| published.next_if_eq(&index).is_some();
     let keep: Vec<bool> = (0..records.len()).map(is_published).map(|it| !it).collect();
     records.into_iter().zip(keep).filter_map(|(record, keep)| keep.then_some(record)).collect()

@@ -93,6 +93,11 @@ fn everything_is_published_once_in_order_with_its_headers() {
     assert_eq!(record.headers["recipients"], [1; 48]);
     assert_eq!(record.value, support::value(7));
     wait_until(5, "counted", || relay.metric("relayed_total") == 5_000.0);
+    for partition in 0..8 {
+        let there = tail.seen.iter().filter(|it| it.partition == partition).count();
+        let labels = format!("{{topic=\"{}\",partition=\"{partition}\"}}", topics::MESSAGE_CREATED);
+        assert_eq!(relay.metric(&format!("relayed_total{labels}")), there as f64, "{partition}");
+    }
     commit(&mut client, &[(keys[0], 101)]);
     assert!(tail.read_until(5, |key| *key == keys[0], |seen| seen.last().unwrap().number() == 101));
     relay.signal("TERM");

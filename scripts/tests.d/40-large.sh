@@ -13,9 +13,10 @@ NAMED=1024
 EVENTS=20
 REALCHAT_HOME=$(mktemp -d)
 export REALCHAT_HOME
-listener=''
+listener='' watcher='' reader=''
 finish() {
-  if [[ -n $listener ]]; then kill "$listener" 2>/dev/null || true; fi
+  local pid
+  for pid in $listener $watcher $reader; do kill "$pid" 2>/dev/null || true; done
   rm -rf -- "$REALCHAT_HOME"
 }
 trap finish EXIT
@@ -82,6 +83,33 @@ await "$last"
 say "an event to $MEMBERS members, of whom few are online, cost a gateway" \
   "$((($(cpu_ms "$GATEWAY_2_PID") - used) / EVENTS)) ms of processor time"
 [[ $(fetched) == "$asked" ]] || wrong 'members were asked for again though all changes came'
+
+# Cy reads all that is said, and Ann and Ben are told how many did.
+cy=cy-$unique
+at "$second" "$cy" register --password "password of $cy" >/dev/null
+post "/v1/conversations/$conversation/members" "{\"names\":[\"$cy\"]}" >/dev/null
+"$BINARIES/realchat" --server "$first" --as "$ann" --json tail "$conversation" --receipts \
+  --seconds 600 >"$REALCHAT_HOME/told" &
+watcher=$!
+"$BINARIES/realchat" --server "$second" --as "$cy" bot >/dev/null 2>&1 &
+reader=$!
+said=$(say_one 'who reads this?')
+await "$said"
+# The bot answers, and reads that, too: what counts is somewhere from there on.
+is_told() {
+  local last
+  last=$(sed -n -E 's/.*"sequence_number":([0-9]+),"delivered_count":3,"read_count":1\}\].*/\1/p' \
+    "$REALCHAT_HOME/told" | tail -n 1)
+  ((${last:-0} >= said))
+}
+wait_until 30 is_told ||
+  wrong "Ann was not told who read event $said: $(tail -n 3 "$REALCHAT_HOME/told" | cut -c 1-400)"
+grep -q "\"member_count\":$((MEMBERS + 1))[,}]" "$REALCHAT_HOME/told" || wrong 'the summary counts other members'
+! grep -q '"kind":"receipt",' "$REALCHAT_HOME/told" || wrong 'Ann was told of single receipts of others'
+kill "$watcher" "$reader" 2>/dev/null || true
+wait "$watcher" "$reader" 2>/dev/null || true
+watcher='' reader=''
+say "members of a conversation of $((MEMBERS + 1)) are told how many have read what"
 
 # Ben goes, and hears of that and of nothing after it.
 ben_id=$(at "$second" "$ben" conversations >/dev/null && at "$second" "$ben" members "$conversation" 2>/dev/null |

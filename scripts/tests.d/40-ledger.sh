@@ -10,23 +10,59 @@ work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 realchat=$BINARIES/realchat
 
+topic=chat.message.created.v1
+
+talk() { # SECONDS
+  "$BINARIES/perf" e2e --dir "$REALCHAT_DIR" --rate 300 --connections 40 --seconds "$1" --json >"$work/e2e"
+}
+
+# Every partition has been used before, as far as conversations meet it.
+talk 1
 "$realchat" ledger --save "$work/before" >/dev/null || wrong "the ledger's first reading failed"
-"$BINARIES/perf" e2e --dir "$REALCHAT_DIR" --rate 300 --connections 40 --seconds 4 --json >"$work/e2e"
+talk 4
 "$realchat" --json ledger --since "$work/before" >"$work/stages" || wrong "$(cat "$work/stages")"
 committed=$(sed -n -E 's/.*"stage":"committed","entered":([0-9]+).*/\1/p' "$work/stages")
 ((committed >= 1200)) || wrong "1,200 messages were sent, but the ledger has $committed: $(cat "$work/stages")"
-for stage in 'gateway-1 chat.message.created.v1' 'gateway-2 chat.message.created.v1' 'gateway-2 recipients'; do
+for stage in "gateway-1 $topic" "gateway-2 $topic" 'gateway-2 recipients'; do
   grep -q "\"stage\":\"$stage\",\"entered\":[1-9].*\"unaccounted\":0," "$work/stages" ||
     wrong "nothing is accounted for at the stage $stage: $(cat "$work/stages")"
 done
 
-# As if the relay had counted five more before: five are missing since.
-before=$(grep -o '"relayed":{[^}]*"chat.message.created.v1":[0-9]*' "$work/before" | grep -o '[0-9]*$' | sort -n | tail -n 1)
-sed -E "s/(\"relayed\":\{[^}]*\"chat.message.created.v1\":)$before/\1$((before + 5))/" "$work/before" >"$work/tampered"
+# In each partition, too, and they are all of it.
+rows() { # PART
+  grep "\"part\":\"$1\",\"topic\":\"$topic\"" "$work/stages"
+}
+total() { # PART COUNT
+  rows "$1" | sed -n -E "s/.*\"$2\":([0-9]+).*/\1/p" | awk '{ total += $1 } END { print total + 0 }'
+}
+said=$(sed -n -E "s/.*\"stage\":\"gateway-1 $topic\",\"entered\":([0-9]+).*/\1/p" "$work/stages")
+for part in 'relay committed' 'relay relayed' 'gateway-1 consumed' 'gateway-2 consumed'; do
+  # shellcheck disable=SC2086
+  [[ $(total $part) == "$said" ]] || wrong "partitions' $part is not $said: $(rows "${part% *}")"
+done
+for count in mailed reached enqueued written; do
+  (($(total gateway-1 "$count") > 0)) || wrong "no partition has $count: $(rows gateway-1)"
+done
+mapfile -t used < <(rows relay | sed -n -E 's/.*"partition":([0-9]+).*"relayed":[0-9]{2,}.*/\1/p')
+((${#used[@]} > 1)) || wrong "1,200 messages went to the partitions ${used[*]}: $(rows relay)"
+! rows relay | grep -q '"modulo"' || wrong "what was committed is not told by partition: $(rows relay)"
+"$realchat" ledger --since "$work/before" | grep -q -E "^relay +$topic +${used[0]} +committed [1-9].* unaccounted 0$" ||
+  wrong 'there is no table for people'
+
+# As if the relay had counted more, or fewer, before in one partition.
+tamper() { # FILE PARTITION MORE
+  local relayed="\"relayed\":\{(\"[^\"]*\":\{[^}]*\},)*\"$topic\":\{([^}]*,)?\"$2\":" before
+  before=$(grep -o -E "${relayed}[0-9]+" "$1" | grep -o '[0-9]*$')
+  sed -E "s/($relayed)$before/\1$((before + $3))/" "$1"
+}
+tamper "$work/before" "${used[0]}" 5 >"$work/tampered"
 refuses 1 '5 are unaccounted for' "$realchat" --json ledger --since "$work/tampered"
+# What another partition has twice makes up for nothing.
+tamper "$work/tampered" "${used[1]}" -5 >"$work/swapped"
+refuses 1 'are unaccounted for' "$realchat" --json ledger --since "$work/swapped"
 
 # As if chatd had counted more before than it has now.
-sed -E 's/("committed":\{[^}]*"chat.message.created.v1":)[0-9]+/\199999999/' "$work/before" >"$work/restarted"
+sed -E 's/("committed":\{[^}]*"[0-9]+":)[0-9]+/\199999999/' "$work/before" >"$work/restarted"
 refuses 1 'chatd was started again' "$realchat" ledger --since "$work/restarted"
 refuses 1 "is no saved ledger" "$realchat" ledger --since "$work/e2e"
-say "$committed records are accounted for at every stage"
+say "$committed records are accounted for at every stage, in each of ${#used[@]} partitions"

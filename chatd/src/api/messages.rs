@@ -60,7 +60,8 @@ pub(super) fn receipts(
     let connection = databases.messaging()?;
     read::membership(connection, conversation_id, call.identity()?.user_id)?;
     let receipts = read::receipts(connection, conversation_id, 0)?;
-    Ok(HttpAnswer::ok(json!({ "receipts": json::receipts(&receipts) })))
+    let summary = read::receipt_summary(connection, conversation_id)?;
+    Ok(HttpAnswer::ok(json!({ "receipts": json::receipts(&receipts), "summary": summary })))
 }
 
 pub(super) fn trace(

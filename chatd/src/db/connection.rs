@@ -126,6 +126,10 @@ impl Connection {
         Ok(Self { client, statements: HashMap::new(), metrics, used_at: Instant::now() })
     }
 
+    pub(crate) fn metrics(&self) -> &ChatdMetrics {
+        &self.metrics
+    }
+
     /// Does the server keep what it acknowledged? An error names each setting that does not.
     pub(crate) fn check_durability(&mut self, settings: &Settings) -> Result<(), String> {
         if failpoint::is_planted(failpoint::ASYNCHRONOUS_COMMIT) {

@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = migrations![
     6 "0006_trace_index",
     7 "0007_delete_published",
     8 "0008_mute",
+    9 "0009_receipt_summaries",
 ];
 
 /// Any number will do, so long as every chatd uses the same.

@@ -4,7 +4,8 @@ use crate::db::{Connection, Query, signed, unsigned};
 use crate::failure::Failure;
 use crate::limits::{LIST_MEMBERS_MAX, MEMBERS_NAMED_MAX, OWN_UNREAD_EVENTS_MAX, RECEIPTS_MAX};
 use postgres::Row;
-use proto::Uuid;
+use proto::client::ReceiptSummary;
+use proto::{Message, Uuid};
 use std::collections::HashMap;
 
 /// A conversation, for one of its members.
@@ -142,6 +143,11 @@ const RECEIPTS: Query = Query {
           ORDER BY r.user_id, r.device_id LIMIT $3",
 };
 
+const RECEIPT_SUMMARY: Query = Query {
+    name: "receipt_summary",
+    sql: "SELECT summary FROM messaging.receipt_summaries WHERE conversation_id = $1",
+};
+
 /// A page of the user's conversations, newest activity first, each with some of its members.
 pub(crate) fn list(
     connection: &mut Connection,
@@ -207,6 +213,15 @@ pub(crate) fn receipts(
         connection.rows(&RECEIPTS, &[&conversation_id, &signed(delivered), &RECEIPTS_MAX])?;
     let receipt = |row: &Row| (row.get(0), row.get(1), unsigned(row.get(2)), unsigned(row.get(3)));
     Ok(rows.iter().map(receipt).collect())
+}
+
+/// How many members have come how far; nothing of a conversation that was never large.
+pub(crate) fn receipt_summary(
+    connection: &mut Connection,
+    conversation_id: Uuid,
+) -> Result<Option<ReceiptSummary>, Failure> {
+    let row = connection.row(&RECEIPT_SUMMARY, &[&conversation_id])?;
+    Ok(row.and_then(|row| ReceiptSummary::decode(row.get::<_, &[u8]>(0)).ok()))
 }
 
 fn view(row: &Row) -> View {

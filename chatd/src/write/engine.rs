@@ -11,19 +11,20 @@
 //! them, nothing is written, the batch is done again with every conversation locked first, and so are
 //! the next [`CAUTIOUS_BATCHES`]. What is refused is always refused under the lock.
 
+use super::acknowledge::{Acknowledged, acknowledge};
 use super::alone::append_alone;
 use super::audience::{Audience, AudienceCache};
 use super::command::{Append, Appended, Change, ReceiptCommand};
 use super::plan::{Found, Locked, Plan, plan};
-use super::receipts::{Judged, Standing, is_told, judge};
-use super::record::{MovedReceipt, OutboxRow, receipt};
+use super::receipts::Standing;
+use super::record::OutboxRow;
 use super::remembered::Remembered;
 use super::statements::{self as sql, LockedRow};
 use super::waker::Waker;
 use crate::db::{Connection, Role, Settings};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
-use crate::metrics::{KindLabel, TopicLabel};
+use crate::metrics::KindLabel;
 use daemon::failpoint::{
     CHATD_AFTER_COMMIT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT, CHATD_BEFORE_INSERT, Injected,
     reach,
@@ -223,15 +224,10 @@ impl Engine {
         }
     }
 
-    fn count(&self, plan: &Plan<'_>, told: &Told) {
+    fn count(&self, plan: &Plan<'_>, told: &Acknowledged) {
         let metrics = self.settings.metrics();
-        let mut topics: HashMap<&'static str, u64> = HashMap::new();
-        for row in plan.outbox.iter().chain(&told.outbox) {
-            *topics.entry(row.topic).or_default() += 1;
-        }
-        for (topic, count) in topics {
-            metrics.ledger_committed.get_or_create(&TopicLabel { topic }).inc_by(count);
-        }
+        let rows = plan.outbox.iter().chain(&told.outbox);
+        metrics.committed(rows.map(|it| (it.topic, &it.key)));
         let messages = plan.events.iter().filter(|it| it.message_id.is_some()).count() as u64;
         let others = plan.events.len() as u64 - messages;
         for (kind, count) in [("message", messages), ("other", others)] {
@@ -274,12 +270,12 @@ impl Batch<'_> {
         receipts: &[&ReceiptCommand],
         ids: &BTreeSet<Uuid>,
         remembered: Option<Vec<LockedRow>>,
-    ) -> Result<(Plan<'a>, Told), Undone> {
+    ) -> Result<(Plan<'a>, Acknowledged), Undone> {
         let Self { connection, audiences, care, now_us } = self;
         connection.transaction(|connection| {
             let mut batch = Batch { connection, audiences, care, now_us };
             let plan = batch.append(appends, ids, remembered)?;
-            let told = acknowledge(batch.connection, batch.audiences, receipts, &plan, now_us)?;
+            let told = batch.acknowledge(receipts, &plan)?;
             let mut rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
             // A shard's rows side by side, as relays read them; a key is of one shard, and its rows stay
             // in their order.
@@ -318,19 +314,32 @@ impl Batch<'_> {
         Ok(plan)
     }
 
+    /// The receipts' part of the transaction.
+    fn acknowledge(
+        &mut self,
+        receipts: &[&ReceiptCommand],
+        plan: &Plan<'_>,
+    ) -> Result<Acknowledged, CommitError> {
+        if receipts.is_empty() {
+            return Ok(Acknowledged::default());
+        }
+        let standings = standings(self.connection, self.audiences, receipts, plan)?;
+        Ok(acknowledge(self.connection, receipts, &standings, self.now_us)?)
+    }
+
     /// A few messages of one conversation, in one statement.
     fn append_alone<'a>(
         mut self,
         appends: &[&'a Append],
         rows: Vec<LockedRow>,
-    ) -> Result<(Plan<'a>, Told), Undone> {
+    ) -> Result<(Plan<'a>, Acknowledged), Undone> {
         let plan = self.plan_remembered(appends, rows)?;
         // There is nothing between these.
         for point in [CHATD_BEFORE_INSERT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT] {
             reach(point)?;
         }
         if append_alone(self.connection, &plan)? {
-            Ok((plan, Told::default()))
+            Ok((plan, Acknowledged::default()))
         } else {
             Err(Undone::Stale)
         }
@@ -393,24 +402,13 @@ fn to_look_up<'a>(
     indexed.filter(|(_, it)| all || !is_granted(it)).collect()
 }
 
-/// What became of a batch's receipts.
-#[derive(Default)]
-struct Told {
-    answers: Vec<Result<(), Failure>>,
-    outbox: Vec<OutboxRow>,
-}
-
-/// The receipts' part of the transaction.
-fn acknowledge(
+/// What a batch's receipts are judged by.
+fn standings(
     connection: &mut Connection,
     cache: &mut AudienceCache,
     receipts: &[&ReceiptCommand],
     plan: &Plan<'_>,
-    now_us: u64,
-) -> Result<Told, CommitError> {
-    if receipts.is_empty() {
-        return Ok(Told::default());
-    }
+) -> Result<HashMap<Uuid, Standing>, CommitError> {
     let mut standings: HashMap<Uuid, Standing> = HashMap::new();
     let mut unknown = BTreeSet::new();
     for command in receipts {
@@ -433,27 +431,7 @@ fn acknowledge(
         let audience = audiences.remove(&conversation_id).unwrap_or_default();
         standings.insert(conversation_id, Standing { last_sequence_number, audience });
     }
-    let Judged { answers, cursors } = judge(receipts, &standings);
-    let mut outbox = Vec::new();
-    for moved in sql::write_receipts(connection, &cursors, now_us)? {
-        let (Some(cursor), Some(standing)) = (cursors.get(&moved.key), standings.get(&moved.key.0))
-        else {
-            continue;
-        };
-        if is_told(&standing.audience, cursor, moved.read_sequence_number) {
-            let moved = MovedReceipt {
-                conversation_id: moved.key.0,
-                user_id: moved.key.1,
-                device_id: moved.key.2,
-                delivered_sequence_number: moved.delivered_sequence_number,
-                read_sequence_number: moved.read_sequence_number,
-                traceparent: &cursor.traceparent,
-                recipients: standing.audience.packed(),
-            };
-            outbox.push(receipt(&moved, now_us));
-        }
-    }
-    Ok(Told { answers, outbox })
+    Ok(standings)
 }
 
 /// The audiences of conversations at these versions, from the cache where it knows them.

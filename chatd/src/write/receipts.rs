@@ -71,11 +71,23 @@ fn check(command: &ReceiptCommand, standing: Option<&Standing>) -> Result<(), Fa
     Ok(())
 }
 
-/// Are the members told of a cursor that moved? Of a read cursor unless they are too many.
-pub(crate) fn is_told(audience: &Audience, cursor: &Cursor, stored_read: u64) -> bool {
+/// Who is told of a cursor that moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    Members,
+    /// The user's own devices: what one of them has read is not unread on the others.
+    Own,
+    Nobody,
+}
+
+/// Of a read cursor everybody, unless they are too many: those are told in a summary.
+pub(crate) fn told(audience: &Audience, cursor: &Cursor, stored_read: u64) -> Told {
     let read_moved = cursor.read_sequence_number > 0 && cursor.read_sequence_number == stored_read;
-    let count = audience.len();
-    count <= DELIVERED_TOLD_MEMBERS_MAX || (read_moved && count <= INLINE_RECIPIENTS_MAX)
+    match (audience.len(), read_moved) {
+        (..=DELIVERED_TOLD_MEMBERS_MAX, _) | (..=INLINE_RECIPIENTS_MAX, true) => Told::Members,
+        (_, true) => Told::Own,
+        (_, false) => Told::Nobody,
+    }
 }
 
 #[cfg(test)]
@@ -133,21 +145,23 @@ mod tests {
     }
 
     #[test]
-    fn large_conversations_are_told_of_read_cursors_only_and_the_largest_of_none() {
+    fn who_is_told_of_a_cursor_depends_on_how_many_members_there_are() {
         let cursor = |read| Cursor {
             delivered_sequence_number: 9,
             read_sequence_number: read,
             traceparent: String::new(),
         };
-        let members: Vec<_> = (0..100).map(Uuid::from_u128).collect();
-        let (small, large) = (Audience::new(&members[..5]), Audience::new(&members));
-        assert!(is_told(&small, &cursor(0), 0));
-        assert!(!is_told(&large, &cursor(0), 0));
-        assert!(is_told(&large, &cursor(7), 7));
-        assert!(!is_told(&large, &cursor(3), 7), "the read cursor was further already");
         let members: Vec<_> = (0..=INLINE_RECIPIENTS_MAX as u128).map(Uuid::from_u128).collect();
-        let (named, counted) = (Audience::new(&members[1..]), Audience::new(&members));
-        assert!(is_told(&named, &cursor(7), 7));
-        assert!(!is_told(&counted, &cursor(7), 7));
+        let audience = |count: usize| Audience::new(&members[..count]);
+        let of = |count, read, stored| told(&audience(count), &cursor(read), stored);
+        assert_eq!(of(DELIVERED_TOLD_MEMBERS_MAX, 0, 0), Told::Members);
+        assert_eq!(of(DELIVERED_TOLD_MEMBERS_MAX + 1, 0, 0), Told::Nobody);
+        assert_eq!(of(DELIVERED_TOLD_MEMBERS_MAX + 1, 7, 7), Told::Members);
+        let behind = of(DELIVERED_TOLD_MEMBERS_MAX + 1, 3, 7);
+        assert_eq!(behind, Told::Nobody, "the read cursor was further already");
+        assert_eq!(of(INLINE_RECIPIENTS_MAX, 7, 7), Told::Members);
+        assert_eq!(of(INLINE_RECIPIENTS_MAX + 1, 7, 7), Told::Own);
+        assert_eq!(of(INLINE_RECIPIENTS_MAX + 1, 3, 7), Told::Nobody);
+        assert_eq!(of(INLINE_RECIPIENTS_MAX + 1, 0, 0), Told::Nobody);
     }
 }

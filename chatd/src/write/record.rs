@@ -3,7 +3,7 @@
 
 use proto::Uuid;
 use proto::client::{
-    Event, ProfileUpdated, Receipt, ServerFrame, event::Kind, server_frame::Frame,
+    Event, ProfileUpdated, Receipt, ReceiptSummary, ServerFrame, event::Kind, server_frame::Frame,
 };
 use proto::headers::{SCHEMA_VERSION_NOW, event_type};
 use proto::id::ID_BYTES;
@@ -50,6 +50,10 @@ pub(crate) fn outbox_row(
         recipients: if is_named { routing.recipients.to_vec() } else { Vec::new() },
         member_count: if is_named { 0 } else { u32::try_from(count).unwrap_or(u32::MAX) },
     };
+    encoded(topic, key, event, &headers)
+}
+
+fn encoded(topic: &'static str, key: Uuid, event: Event, headers: &RecordHeaders) -> OutboxRow {
     let created_at_us = event.created_at_us;
     let frame = ServerFrame { request_id: 0, frame: Some(Frame::Event(event)) };
     OutboxRow {
@@ -92,6 +96,30 @@ pub(crate) fn receipt(moved: &MovedReceipt<'_>, now_us: u64) -> OutboxRow {
         recipients: moved.recipients,
     };
     outbox_row(topics::MESSAGE_ACKNOWLEDGED, moved.conversation_id, event, &routing)
+}
+
+/// For all members, who are counted: the record stands beside the conversation's log, where gateways know
+/// who they are.
+pub(crate) fn receipt_summary(
+    conversation_id: Uuid,
+    summary: ReceiptSummary,
+    now_us: u64,
+) -> OutboxRow {
+    let headers = RecordHeaders {
+        event_type: event_type::RECEIPT_SUMMARY.to_owned(),
+        schema_version: SCHEMA_VERSION_NOW,
+        created_at_us: now_us,
+        priority: Priority::Ephemeral.into(),
+        member_count: summary.member_count,
+        ..RecordHeaders::default()
+    };
+    let event = Event {
+        conversation_id: conversation_id.as_bytes().to_vec(),
+        created_at_us: now_us,
+        kind: Some(Kind::ReceiptSummary(summary)),
+        ..Event::default()
+    };
+    encoded(topics::MESSAGE_CREATED, conversation_id, event, &headers)
 }
 
 pub(crate) fn profile_updated(

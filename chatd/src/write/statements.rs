@@ -1,7 +1,7 @@
 //! The engine's statements: each handles a whole batch, with arrays as parameters.
 //!
-//! Rows are locked in the order of their keys, conversations before receipts, by every writer of
-//! every chatd: so they cannot deadlock.
+//! Rows are locked in the order of their keys, conversations before receipts (and between them receipt
+//! summaries), by every writer of every chatd: so they cannot deadlock.
 
 use super::audience::Audience;
 use super::columns::{EventColumns, OutboxColumns};

@@ -7,6 +7,7 @@ mod api;
 mod database;
 mod failpoints;
 mod rate;
+mod receipts;
 mod remembered;
 mod support;
 mod write;

@@ -1,6 +1,7 @@
 //! The write engine against a real PostgreSQL: keys, order, neighbours, crashes of connections.
 
-use crate::support::{Chatd, Database, PATIENCE, Person};
+use crate::support::postgres::free_port;
+use crate::support::{Chatd, Database, PATIENCE, Person, metric};
 use proto::Uuid;
 use proto::client::Sent;
 use proto::link::response::Response;
@@ -316,4 +317,28 @@ fn unread_is_what_others_wrote_beyond_the_read_cursor() {
     alice.ack(&chatd, conversation_id, 5, 5).unwrap();
     bob.ack(&chatd, conversation_id, 10, 10).unwrap();
     assert_eq!((unread(&alice), unread(&bob)), (1, 0));
+}
+
+#[test]
+fn what_is_committed_is_counted_by_topic_and_shard() {
+    let database = Database::new();
+    let admin = format!("127.0.0.1:{}", free_port());
+    let chatd = Chatd::start_with(&database, &[("admin.listen", &admin)]);
+    let (alice, bob) = (Person::register(&chatd, "alice"), Person::register(&chatd, "bob"));
+    for _ in 0..20 {
+        let conversation_id = alice.create(&chatd, &[&bob]);
+        alice.send(&chatd, conversation_id, "k", "hi").unwrap();
+        bob.ack(&chatd, conversation_id, 2, 2).unwrap();
+    }
+    alice.done(&chatd, "PATCH", "/v1/me", json!({ "about": "here" }));
+    let query = "SELECT topic, shard, count(*) FROM messaging.outbox GROUP BY topic, shard";
+    let rows = database.owner().query(query, &[]).unwrap();
+    let topics: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(topics.len(), 4, "the log, membership, receipts and profiles: {topics:?}");
+    for row in &rows {
+        let (topic, shard, count): (String, i16, i64) = (row.get(0), row.get(1), row.get(2));
+        let labels = format!("{{topic=\"{topic}\",shard=\"{shard}\"}}");
+        let name = format!("realchat_chatd_ledger_committed_total{labels}");
+        assert_eq!(metric(&admin, &name), Some(count), "{name}");
+    }
 }

@@ -1,7 +1,7 @@
 //! The API's calls. Each needs the access token where the API does.
 
 use super::{
-    Account, Api, ApiError, Call, Changed, Conversation, Device, EventPage, Me, Member, Receipt,
+    Account, Api, ApiError, Call, Changed, Conversation, Device, EventPage, Me, Member, Receipts,
     Repeat, SentMessage, Trace, User, encoded,
 };
 use proto::Uuid;
@@ -286,13 +286,8 @@ impl Api {
     ///
     /// # Errors
     /// `not_a_member`.
-    pub fn receipts(&self, token: &str, id: Uuid) -> Result<Vec<Receipt>, ApiError> {
-        #[derive(Deserialize)]
-        struct Receipts {
-            receipts: Vec<Receipt>,
-        }
-        let target = format!("/v1/conversations/{id}/receipts");
-        Ok(self.call::<Receipts>(&Call::get(target).with(token))?.receipts)
+    pub fn receipts(&self, token: &str, id: Uuid) -> Result<Receipts, ApiError> {
+        self.call(&Call::get(format!("/v1/conversations/{id}/receipts")).with(token))
     }
 
     /// What became of a message.

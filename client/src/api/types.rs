@@ -1,7 +1,7 @@
 //! What the HTTP API answers. Fields that an older or newer server does not send have defaults.
 
 use proto::Uuid;
-use proto::client::Event;
+use proto::client::{Event, ReceiptSummary};
 use serde::{Deserialize, Serialize};
 
 /// Signed in: the account, its device and its tokens.
@@ -102,6 +102,16 @@ pub struct Receipt {
     pub device_id: Uuid,
     pub delivered_sequence_number: u64,
     pub read_sequence_number: u64,
+}
+
+/// How far the members of a conversation have come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Receipts {
+    /// Of as many devices as one answer names.
+    pub receipts: Vec<Receipt>,
+    /// Of a conversation that is, or was, too large to tell of each receipt.
+    pub summary: Option<ReceiptSummary>,
 }
 
 /// What became of a message.

@@ -41,6 +41,7 @@ use crate::limits::{
     ROSTER_FETCHES_MAX,
 };
 use crate::mailbox::Mailboxes;
+use crate::metrics::Lanes;
 use crate::outbound::publish::Publisher;
 use crate::progress::Progress;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -62,6 +63,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) instance: &'a str,
     pub(crate) health: &'a Health,
     pub(crate) metrics: &'a Metrics,
+    pub(crate) lanes: Lanes,
     pub(crate) mailboxes: Mailboxes,
     /// Made for [`threads`] consumers.
     pub(crate) progress: Arc<Progress>,
@@ -83,8 +85,8 @@ pub(crate) struct Consumers {
 /// is published from now on is pushed, whatever was published before is in PostgreSQL. Waits up to
 /// 30 s for Kafka and its topics; an error is one line for a person.
 pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
-    let Setup { config, instance, health, metrics, mailboxes, progress, audiences, publisher } =
-        setup;
+    let Setup { config, instance, health, metrics, .. } = setup;
+    let Setup { lanes: counted, mailboxes, progress, audiences, publisher, .. } = setup;
     health.require(CONDITION, "start positions are not known yet");
     let brokers = config.list("kafka.brokers").join(",");
     let group = format!("realchat-{instance}");
@@ -95,7 +97,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
     let threads = threads(lanes);
     let stop = Arc::new(AtomicBool::new(false));
     let log = scout.log()?;
-    let registered = Registered::new(threads, metrics);
+    let registered = Arc::new(Registered::new(threads, metrics, counted));
     let asking = ClientSettings {
         address: config.text("chatd.link").to_owned(),
         secret: config.text("link.secret").to_owned(),

@@ -4,6 +4,7 @@
 use crate::inbound::upgrade::Encoding;
 use crate::limits::{PAYLOAD_BYTES_KEPT, PAYLOADS_KEPT};
 use crate::mail::Priority;
+use crate::metrics::Lane;
 use crate::outbound::deflate::Deflater;
 use crate::outbound::encode;
 use bytes::Bytes;
@@ -34,12 +35,18 @@ pub(crate) struct Tag {
     /// 0 for what is not in the conversation's log.
     pub(crate) sequence_number: u64,
     pub(crate) priority: Priority,
+    /// What it is counted under.
+    pub(crate) lane: Lane,
 }
 
 impl Tag {
     /// Of an ephemeral event of no conversation.
-    pub(crate) const EPHEMERAL: Self =
-        Self { conversation: Uuid::nil(), sequence_number: 0, priority: Priority::Ephemeral };
+    pub(crate) const EPHEMERAL: Self = Self {
+        conversation: Uuid::nil(),
+        sequence_number: 0,
+        priority: Priority::Ephemeral,
+        lane: Lane::NONE,
+    };
 }
 
 struct Payload {
@@ -226,6 +233,11 @@ impl Payloads {
 
     pub(crate) fn tag(&self, handle: Handle) -> Option<Tag> {
         self.slots[handle.0 as usize].tag
+    }
+
+    /// What a payload is counted under.
+    pub(crate) fn lane(&self, handle: Handle) -> Lane {
+        self.tag(handle).map_or(Lane::NONE, |tag| tag.lane)
     }
 
     /// What an ephemeral event is about: of two about the same, the later one is enough. The event is

@@ -101,7 +101,7 @@ impl Shard {
         let dropped = catch_up.resumed(request_id, pages, verdicts);
         self.backlog_bytes += catch_up.bytes() - before;
         for handle in dropped {
-            self.counts.events_shed.increment();
+            self.counts.lane(self.payloads.lane(handle)).shed.increment();
             self.payloads.release(handle);
         }
         self.mark_dirty(slot);

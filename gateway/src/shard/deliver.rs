@@ -4,6 +4,7 @@ use super::Shard;
 use super::table::NO_SLOT;
 use crate::close::Reason;
 use crate::mail::{Delivery, Priority};
+use crate::metrics::Lane;
 use crate::outbound::payload::{Handle, Tag};
 use crate::outbound::ring::{self, Verdict};
 use crate::recovery::catchup::Held;
@@ -19,9 +20,9 @@ impl Shard {
         for (user, first) in delivery.recipients.iter().zip(firsts.iter().copied()) {
             let mut slot = first;
             if slot == NO_SLOT {
-                self.counts.events_no_session.increment();
+                self.counts.lane(delivery.lane).no_session.increment();
             } else {
-                self.counts.recipients_reached.increment();
+                self.counts.lane(delivery.lane).reached.increment();
                 if self.table.session(slot).is_none_or(|session| session.user != *user) {
                     // Closed by what came before: a user may be named twice.
                     slot = self.registry.first(&self.table, user);
@@ -35,6 +36,7 @@ impl Shard {
                         conversation: delivery.conversation,
                         sequence_number: delivery.sequence_number,
                         priority: delivery.priority,
+                        lane: delivery.lane,
                     };
                     self.payloads.add_event(delivery.frame.clone(), delivery.created_at_us, tag)
                 });
@@ -53,7 +55,7 @@ impl Shard {
             && delivery.sequence_number > 0
         {
             if extra.gaps.absorb(delivery.conversation, delivery.sequence_number) {
-                return self.counts.events_shed.increment();
+                return self.counts.lane(delivery.lane).shed.increment();
             }
             self.note_told(slot, delivery);
             if self.hold(slot, handle, delivery) {
@@ -61,7 +63,7 @@ impl Shard {
             }
         }
         if self.enqueue(slot, handle, delivery.priority) {
-            self.counts.events_enqueued.increment();
+            self.counts.lane(delivery.lane).enqueued.increment();
             self.tell_id_if_due(slot);
         }
     }
@@ -75,7 +77,7 @@ impl Shard {
         match catch_up.hold(delivery.conversation, delivery.sequence_number, handle) {
             Held::Waits(None) => self.counts.events_held.increment(),
             Held::Waits(Some(handle)) => {
-                self.counts.events_shed.increment();
+                self.counts.lane(delivery.lane).shed.increment();
                 self.payloads.release(handle);
             }
             Held::Refused(handle) => {
@@ -102,7 +104,7 @@ impl Shard {
         while let Some(slot) = self.watchers.of(user).get(at).copied() {
             let watchers = self.watchers.of(user).len();
             if self.enqueue(slot, handle, Priority::Ephemeral) {
-                self.counts.events_enqueued.increment();
+                self.counts.lane(Lane::NONE).enqueued.increment();
             }
             at += usize::from(self.watchers.of(user).len() == watchers);
         }
@@ -124,7 +126,7 @@ impl Shard {
             verdict => verdict,
         };
         match verdict {
-            Some(Verdict::Shed) => self.counts.events_shed.increment(),
+            Some(Verdict::Shed) => self.counts.lane(self.payloads.lane(handle)).shed.increment(),
             Some(Verdict::Overflow) => return self.overflow(slot, handle, priority),
             Some(Verdict::Take) | None => {}
         }

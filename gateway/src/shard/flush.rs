@@ -102,7 +102,7 @@ impl Shard {
             self.queued -= 1;
             let created_at_us = self.payloads.created_at_us(handle);
             if created_at_us > 0 {
-                self.counts.events_written.increment();
+                self.counts.lane(self.payloads.lane(handle)).written.increment();
                 let latency_us = self.now.wall_us.saturating_sub(created_at_us);
                 if latency_us <= LATENCY_US_MAX {
                     self.counts.delivery_latency.observe(latency_us);
@@ -194,7 +194,7 @@ impl Shard {
                     self.payloads.add_reply(&frame, encoding)
                 }
                 Step::Event(handle) => {
-                    self.counts.events_enqueued.increment();
+                    self.counts.lane(self.payloads.lane(handle)).enqueued.increment();
                     handle
                 }
             };

@@ -8,6 +8,7 @@ use crate::close::Reason;
 use crate::inbound::token::{Claims, TokenError};
 use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS, SYNC_BACKLOG_BYTES_MAX};
 use crate::mail::{AskKind, Priority};
+use crate::metrics::Lane;
 use crate::outbound::payload::Tag;
 use crate::recovery::catchup::{CatchUp, Held};
 use crate::recovery::recent::Missed;
@@ -162,7 +163,8 @@ impl Shard {
         let Some((missed, verdicts)) = since else { return false };
         let Some(catch_up) = session.catch_up() else { return false };
         for Missed { conversation, sequence_number, frame } in missed {
-            let tag = Tag { conversation, sequence_number, priority: Priority::Normal };
+            let (priority, lane) = (Priority::Normal, Lane::NONE);
+            let tag = Tag { conversation, sequence_number, priority, lane };
             let handle = self.payloads.add_event(frame, 0, tag);
             if let Held::Waits(Some(handle)) | Held::Refused(handle) | Held::Free(handle) =
                 catch_up.hold(conversation, sequence_number, handle)

@@ -103,7 +103,7 @@ impl Shard {
                 && let Some(session) = self.table.session_mut(slot)
                 && session.extra().gaps.absorb(tag.conversation, tag.sequence_number)
             {
-                self.counts.events_shed.increment();
+                self.counts.lane(self.payloads.lane(handle)).shed.increment();
                 return false;
             }
             if self.try_enqueue(slot, handle, priority) == Some(Verdict::Take) {
@@ -136,7 +136,7 @@ impl Shard {
             let shed = self.rings.shed(&mut connection.ring, is_shed, bytes_of);
             let gaps = &mut session.extra().gaps;
             for handle in shed {
-                self.counts.events_shed.increment();
+                self.counts.lane(self.payloads.lane(handle)).shed.increment();
                 self.queued -= 1;
                 if let Some(tag) = self.payloads.tag(handle).filter(|it| it.sequence_number > 0) {
                     gaps.add(tag.conversation, tag.sequence_number);

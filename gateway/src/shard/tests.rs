@@ -16,6 +16,7 @@ mod tls;
 
 use crate::close::Reason;
 use crate::mail::{Answer, AskKind, Asked, Delivery, Mail};
+use crate::metrics::{Cell, Lane, Lanes};
 use harness::{Client, Gateway, event, read_to_end};
 use proto::Uuid;
 use proto::client::client_frame::Frame as Up;
@@ -358,5 +359,33 @@ fn an_answer_for_a_slot_that_was_used_again_is_dropped() {
     gateway.mailboxes.get(0).send(Mail::Answer(answer)).unwrap();
     gateway.deliver(user, event(Uuid::from_u128(7), 1));
     assert_eq!(second.next_sequence_number(), 1);
+    gateway.stop();
+}
+
+#[test]
+fn what_becomes_of_an_event_is_counted_by_its_partition() {
+    let gateway = Gateway::start(1, |_| {});
+    let (here, away) = (proto::id::new(), proto::id::new());
+    let mut client = Client::greeted(&gateway, here, true);
+    let lanes = Lanes::default();
+    let [first, second] = [1, 2].map(|partition| lanes.of("t", partition));
+    for (number, lane) in [(1, first), (2, second), (3, second)] {
+        let event = event(Uuid::from_u128(7), number);
+        let delivery = Delivery { lane, ..gateway.delivery(vec![here, away], event) };
+        gateway.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+        assert_eq!(client.next_sequence_number(), number);
+    }
+    let shard = gateway.counts(0);
+    let counts = |lane| {
+        let it = shard.lane(lane);
+        [&it.reached, &it.no_session, &it.enqueued, &it.written].map(Cell::get)
+    };
+    let started = Instant::now();
+    // It is counted as written once the client may have it already.
+    while counts(second)[3] < 2 {
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!((counts(first), counts(second)), ([1; 4], [2; 4]));
+    assert_eq!(counts(Lane::NONE), [0; 4]);
     gateway.stop();
 }

@@ -5,9 +5,9 @@ use super::Shard;
 use crate::clock::Now;
 use crate::mail::Priority;
 use crate::outbound::payload::{Handle, Tag};
+use proto::Message;
 use proto::client::server_frame::Frame;
 use proto::client::{ServerFrame, Watermark};
-use proto::{Message, Uuid};
 
 #[derive(Default)]
 pub(super) struct Told {
@@ -67,7 +67,7 @@ impl Shard {
         }
         let frame = Some(Frame::Watermark(Watermark { watermark }));
         let bytes = ServerFrame { request_id: 0, frame }.encode_to_vec();
-        let tag = Tag { conversation: Uuid::nil(), sequence_number: 0, priority: Priority::Normal };
+        let tag = Tag { priority: Priority::Normal, ..Tag::EPHEMERAL };
         let handle = self.payloads.add_event(bytes.into(), 0, tag);
         self.watermark.payload = Some(handle);
         Some(handle)

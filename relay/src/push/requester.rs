@@ -374,7 +374,7 @@ impl Requester {
         }
         let outcomes = self.publisher.publish(&records, deadlines(), envelope::record);
         let verdict = judge(&records, &outcomes);
-        let mut done = verdict.published;
+        let mut done: Vec<usize> = verdict.published.iter().map(|(index, _)| *index).collect();
         for index in &done {
             self.metrics.request(wanted[*index].1.latest.is_high);
         }
@@ -397,7 +397,8 @@ impl Requester {
         }
         let records = std::slice::from_ref(record);
         let letter = |it: &Record| Ok(envelope::dead_letter(it, error, now_us()));
-        let buried = self.dead_letters.publish(records, deadlines(), letter) == [Outcome::Acked];
+        let outcomes = self.dead_letters.publish(records, deadlines(), letter);
+        let buried = matches!(outcomes[..], [Outcome::Acked(_)]);
         if buried {
             self.metrics.dead_lettered.inc();
         }

@@ -194,7 +194,10 @@ impl Deliverer {
             Ok(letter(&self.instance, batch[place], error, tries))
         });
         let outcomes = batch.into_iter().zip(outcomes);
-        outcomes.filter(|(_, outcome)| *outcome != Outcome::Acked).map(|(it, _)| it).collect()
+        outcomes
+            .filter(|(_, outcome)| !matches!(outcome, Outcome::Acked(_)))
+            .map(|(it, _)| it)
+            .collect()
     }
 }
 

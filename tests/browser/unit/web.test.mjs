@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Conversation } from "../../../client/web/conversation.js";
-import { initials, isEmojiOnly, listed, presenceLabel, withLinks } from "../../../client/web/format.js";
+import { count, initials, isEmojiOnly, listed, presenceLabel, withLinks } from "../../../client/web/format.js";
 import { lines } from "../../../client/web/timeline.js";
 
 const MINUTE = 60_000_000;
@@ -64,6 +64,37 @@ test("ticks say how far a message has come", () => {
   conversation.addHistory([message(1, "me"), message(2, "me"), message(3, "me")], 60);
   conversation.addReceipt({ user_id: "bob", device_id: "d", delivered_sequence_number: 2, read_sequence_number: 1 }, "me");
   assert.deepEqual(show(conversation).filter((it) => it.kind === "message").map((it) => it.mark), ["read", "delivered", "sent"]);
+});
+
+test("of a large conversation the last own message says how many others have read it", () => {
+  const conversation = new Conversation(summary({ member_count: 50_000 }), "me");
+  conversation.addHistory([message(1, "me"), message(2, "bob"), message(3, "me"), message(4, "bob")], 60);
+  const told = (...counts) => conversation.addSummary({
+    counts: counts.map(([sequence_number, delivered_count, read_count]) => ({ sequence_number, delivered_count, read_count })),
+    member_count: 50_000,
+  });
+  const own = () => show(conversation).filter((it) => it.kind === "message" && it.own).map((it) => [it.mark, it.readBy]);
+  assert.deepEqual(own(), [["sent", ""], ["sent", ""]]);
+  told([2, 31_000, 1_235]);
+  assert.deepEqual(own(), [["read", ""], ["sent", ""]], "the last is not read by those who have what was before it");
+  told([2, 31_000, 1_235], [4, 900, 18]);
+  assert.deepEqual(own(), [["read", ""], ["read", `Read by ${count(18)}`]]);
+  conversation.markRead(4, "me");
+  assert.deepEqual(own()[1], ["read", "Read by 17"], "the sender is none of them");
+  told([4, 10, 3]);
+  assert.deepEqual(own()[1], ["read", "Read by 17"], "what is told late takes nothing back");
+  told([4, 2_000, 1_235]);
+  const [first, last] = show(conversation).filter((it) => it.kind === "message" && it.own);
+  assert.deepEqual([first.detail, last.readBy], [`Read by ${count(1_234)}`, `Read by ${count(1_234)}`]);
+});
+
+test("counts of many sequence numbers are forgotten, the oldest first", () => {
+  const conversation = new Conversation(summary(), "me");
+  for (let sequence = 1; sequence <= 1_000; sequence += 1) {
+    conversation.addSummary({ counts: [{ sequence_number: sequence, delivered_count: sequence, read_count: 1 }], member_count: 2 });
+  }
+  assert.equal(conversation.counts.size, 64);
+  assert.equal(conversation.crowd(1).delivered, 1_000);
 });
 
 test("edits and deletions show on the message that they are of", () => {

@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// Dead letters at the Kafka that KAFKA_BROKERS names: records that could not be published or read.
     #[command(subcommand)]
     Dlq(Dlq),
-    /// Counts of every message at each stage, from the daemons' metrics, and what is unaccounted for: then
+    /// Counts of every message at each stage, by partition, and what is unaccounted for in any of them: then
     /// the exit code is 1.
     Ledger(Ledger),
     /// Answers messages in its conversations until it is stopped.
@@ -190,6 +190,10 @@ pub(crate) struct Tail {
     /// Begins with this sequence number; if not given, with what happens from now on.
     #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) from: Option<u64>,
+    /// Receipts too, and of large conversations how many members have come how far; those that were
+    /// told while the connection was away do not come.
+    #[arg(long)]
+    pub(crate) receipts: bool,
 }
 
 #[derive(Debug, Args)]

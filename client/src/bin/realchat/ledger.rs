@@ -2,21 +2,25 @@
 //!
 //! ```text
 //! committed = relayed + dead letters + waiting          chatd, relay: records
-//! relayed   = consumed + lag                            each gateway: records, by topic
+//! relayed   = consumed + lag                            each gateway: records
 //! mailed    = recipients reached + without a session    each gateway: recipients
 //! ```
+//! Each holds in every partition, and is looked at there: what one partition has twice makes up for nothing
+//! that another one has lost.
 //!
 //! Counters begin when a daemon starts, and a gateway begins at its log's end: so two readings are
 //! compared, and what a daemon counted before the first is left out.
 
 mod metrics;
+mod stages;
 
 use crate::args::Ledger;
 use crate::failure::Failure;
 use crate::output::Output;
 use metrics::{Counts, read_all};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use stages::{partitions, stages};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,17 +32,6 @@ const STEP: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Reading {
     daemons: BTreeMap<String, Counts>,
-}
-
-/// One equation and its numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Stage {
-    stage: String,
-    entered: u64,
-    left: BTreeMap<&'static str, u64>,
-    /// What entered and left nowhere; what comes twice (after a crash, say) is no loss.
-    unaccounted: u64,
-    again: u64,
 }
 
 pub(crate) fn run(out: Output, ledger: &Ledger) -> Result<(), Failure> {
@@ -57,9 +50,13 @@ pub(crate) fn run(out: Output, ledger: &Ledger) -> Result<(), Failure> {
         let message = format!("{part} was started again since, so its counts began anew");
         Failure::refused("restarted", message)
     })?;
-    let stages = since.stages();
+    let partitions = partitions(&since);
+    for partition in &partitions {
+        out.line(partition, &partition.words())?;
+    }
+    let stages = stages(&since, &partitions);
     for stage in &stages {
-        out.line(stage, &words(stage))?;
+        out.line(stage, &stage.words())?;
     }
     let unaccounted: u64 = stages.iter().map(|it| it.unaccounted).sum();
     match (unaccounted, at_rest) {
@@ -128,77 +125,10 @@ impl Reading {
         Ok(since)
     }
 
-    fn sum(&self, prefix: &str, read: impl Fn(&Counts) -> u64) -> u64 {
-        let of = self.daemons.iter().filter(|(name, _)| name.starts_with(prefix));
-        of.map(|(_, counts)| read(counts)).sum()
+    /// The daemons whose names begin so.
+    fn daemons(&self, prefix: &str) -> impl Iterator<Item = (&String, &Counts)> {
+        self.daemons.iter().filter(move |(name, _)| name.starts_with(prefix))
     }
-
-    fn stages(&self) -> Vec<Stage> {
-        let all = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
-        let committed = self.sum("chatd", |it| all(&it.committed));
-        let left = BTreeMap::from([
-            ("relayed", self.sum("relay", |it| all(&it.relayed))),
-            ("dead_letters", self.sum("relay", |it| all(&it.dead_lettered))),
-            ("waiting", self.sum("chatd", |it| it.waiting)),
-        ]);
-        let mut stages = vec![Stage::new("committed".into(), committed, left)];
-        for (name, gateway) in self.daemons.iter().filter(|(name, _)| name.starts_with("gateway")) {
-            let topics: BTreeSet<&String> = gateway.consumed.keys().collect();
-            let of = |counts: &BTreeMap<String, u64>, topic: &String| {
-                counts.get(topic).copied().unwrap_or_default()
-            };
-            for topic in topics {
-                let relayed = self.sum("relay", |it| of(&it.relayed, topic));
-                if relayed > 0 {
-                    let left = BTreeMap::from([("consumed", of(&gateway.consumed, topic))]);
-                    stages.push(Stage::new(format!("{name} {topic}"), relayed, left));
-                }
-            }
-            let left =
-                BTreeMap::from([("reached", gateway.reached), ("no_session", gateway.no_session)]);
-            stages.push(Stage::new(format!("{name} recipients"), gateway.mailed, left));
-            stages.push(gateway.sessions(name));
-        }
-        stages
-    }
-}
-
-impl Stage {
-    fn new(stage: String, entered: u64, left: BTreeMap<&'static str, u64>) -> Self {
-        let sum: u64 = left.values().sum();
-        let (unaccounted, again) = (entered.saturating_sub(sum), sum.saturating_sub(entered));
-        Self { stage, entered, left, unaccounted, again }
-    }
-}
-
-impl Counts {
-    /// What sessions got. One that ends takes along what it had not yet written: it is synced when its
-    /// device comes back, and so no loss.
-    fn sessions(&self, name: &str) -> Stage {
-        let written = self.written.min(self.enqueued);
-        let left = BTreeMap::from([
-            ("written", written),
-            ("queued", self.queued),
-            ("shed", self.shed),
-            ("ended_before", self.enqueued.saturating_sub(written + self.queued)),
-        ]);
-        let entered = self.enqueued + self.shed;
-        Stage { unaccounted: 0, again: 0, ..Stage::new(format!("{name} sessions"), entered, left) }
-    }
-}
-
-fn words(stage: &Stage) -> String {
-    let left: Vec<String> = stage
-        .left
-        .iter()
-        .map(|(name, count)| format!("{} {count}", name.replace('_', " ")))
-        .collect();
-    let again = match stage.again {
-        0 => String::new(),
-        again => format!(", {again} more than entered (again, or before the first count)"),
-    };
-    let (name, entered, unaccounted) = (&stage.stage, stage.entered, stage.unaccounted);
-    format!("{name}: {entered} = {}; unaccounted {unaccounted}{again}", left.join(" + "))
 }
 
 #[cfg(test)]

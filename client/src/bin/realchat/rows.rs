@@ -3,11 +3,11 @@
 use crate::context::Context;
 use client::Uuid;
 use client::api::Member;
-use proto::client::{Event, event::Kind};
+use proto::client::{Event, ReceiptCount, event::Kind};
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// An event of a conversation's log, as `tail` and `history` print it.
+/// An event of a conversation, as `tail` and `history` print it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     conversation_id: Uuid,
@@ -29,6 +29,15 @@ pub(crate) struct Row {
     removed: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reaction: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered_sequence_number: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_sequence_number: Option<u64>,
+    /// Of a receipt summary: how many members have come how far.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    counts: Vec<ReceiptCount>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_count: Option<u32>,
     /// How it came: `live` or `sync`.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'static str>,
@@ -42,7 +51,7 @@ impl Row {
             conversation_id: id(&event.conversation_id),
             sequence_number: event.sequence_number,
             kind: "unknown",
-            sender: names.of(sender_id),
+            sender: if event.sender_id.is_empty() { String::new() } else { names.of(sender_id) },
             sender_id,
             created_at_us: event.created_at_us,
             message_id: None,
@@ -51,6 +60,10 @@ impl Row {
             added: Vec::new(),
             removed: Vec::new(),
             reaction: None,
+            delivered_sequence_number: None,
+            read_sequence_number: None,
+            counts: Vec::new(),
+            member_count: None,
             path,
         };
         if let Some(kind) = &event.kind {
@@ -89,11 +102,34 @@ impl Row {
                 self.kind = "settings_changed";
                 self.title = Some(settings.title.clone());
             }
-            Kind::Receipt(_) => self.kind = "receipt",
+            Kind::Receipt(receipt) => {
+                self.kind = "receipt";
+                self.delivered_sequence_number = Some(receipt.delivered_sequence_number);
+                self.read_sequence_number = Some(receipt.read_sequence_number);
+            }
+            Kind::ReceiptSummary(summary) => {
+                self.kind = "receipt_summary";
+                self.counts.clone_from(&summary.counts);
+                self.member_count = Some(summary.member_count);
+            }
             Kind::ProfileUpdated(_) => self.kind = "profile_updated",
             Kind::TypingChanged(_) => self.kind = "typing_changed",
             Kind::PresenceChanged(_) => self.kind = "presence_changed",
         }
+    }
+
+    /// What a receipt or a summary says, for people.
+    fn reach(&self) -> Option<String> {
+        if let (Some(delivered), Some(read)) =
+            (self.delivered_sequence_number, self.read_sequence_number)
+        {
+            return Some(format!("has {delivered}, has read {read}"));
+        }
+        let (last, members) = (self.counts.last()?, self.member_count?);
+        let ReceiptCount { sequence_number, delivered_count, read_count } = last;
+        Some(format!(
+            "{sequence_number} is with {delivered_count} and read by {read_count} of {members} members"
+        ))
     }
 
     /// The line for people.
@@ -107,6 +143,9 @@ impl Row {
         }
         if let Some(told) = self.title.as_ref().or(self.reaction.as_ref()) {
             what.clone_from(told);
+        }
+        if let Some(reach) = self.reach() {
+            what = reach;
         }
         format!(
             "{}  {}  {}  {}  {}",

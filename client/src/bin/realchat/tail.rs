@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::rows::{Names, Row};
 use client::{Delivery, Notice, Update, Uuid, Waited};
+use proto::client::event::Kind;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -59,10 +60,13 @@ fn cursors(
 }
 
 fn wanted(asked: &Tail, delivery: &Delivery) -> bool {
-    delivery.sequence_number > 0
+    let is_receipt =
+        matches!(delivery.event.kind, Some(Kind::Receipt(_) | Kind::ReceiptSummary(_)));
+    // A conversation that is no longer read from its cursor begins at its beginning.
+    let is_new = delivery.sequence_number > 0
+        && asked.from.is_none_or(|from| delivery.sequence_number >= from);
+    (is_new || (asked.receipts && is_receipt))
         && asked.conversation.is_none_or(|id| id == delivery.conversation)
-        // A conversation that is no longer read from its cursor begins at its beginning.
-        && asked.from.is_none_or(|from| delivery.sequence_number >= from)
 }
 
 fn tell(context: &Context, asked: &Tail, notice: &Notice) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use super::roster::Roster;
 use super::worker::Routing;
 use crate::limits::RECIPIENTS_PER_LETTER_MAX;
 use crate::mail::{Delivery, Mail, Missed, Recipients};
+use crate::metrics::Lane;
 use crate::outbound::offsets::ShardSet;
 use bytes::Bytes;
 use proto::Uuid;
@@ -40,7 +41,7 @@ impl Crowds {
 
     /// Whether a record of the log is to be given to [`Routing::take_large`].
     pub(super) fn concern(&self, conversation: &Uuid, headers: &Headers<'_>) -> bool {
-        headers.sequence_number > 0 && (headers.member_count > 0 || self.large.knows(conversation))
+        headers.member_count > 0 || (headers.sequence_number > 0 && self.large.knows(conversation))
     }
 
     /// Whether an answer is awaited.
@@ -61,6 +62,9 @@ impl Routing {
         headers: &Headers<'_>,
         delivery: Delivery,
     ) -> Result<ShardSet, RecordError> {
+        if headers.sequence_number == 0 {
+            return Ok(self.tell_members(index, &delivery));
+        }
         let named: Box<[Uuid]> = headers.named()?.collect();
         if headers.member_count == 0 {
             record::check_named(named.len())?;
@@ -158,22 +162,38 @@ impl Routing {
     }
 
     fn deliver(&mut self, record: Record, roster: Option<&Roster>) -> ShardSet {
-        let mut concerned = ShardSet::default();
         let named = roster.is_none().then(|| {
             Roster::new(record.named.iter().copied(), self.shared.mailboxes.len(), &|user| {
                 self.shared.mailboxes.home(user)
             })
         });
-        let Some(roster) = roster.or(named.as_ref()) else { return concerned };
+        let Some(roster) = roster.or(named.as_ref()) else { return ShardSet::default() };
+        let concerned = self.mail(record.index, &record.delivery, roster);
+        self.let_go(&record, &concerned);
+        concerned
+    }
+
+    /// What stands beside the log, to whoever is a member at that place of it. Where they are not known
+    /// it is shed: it is not worth asking for them, and nothing has to wait for it.
+    fn tell_members(&self, index: usize, delivery: &Delivery) -> ShardSet {
+        let roster = self.crowds.as_ref().and_then(|it| it.large.roster(&delivery.conversation));
+        let Some(roster) = roster else {
+            self.ledger.summaries_shed.inc();
+            return ShardSet::default();
+        };
+        self.mail(index, delivery, roster)
+    }
+
+    fn mail(&self, index: usize, delivery: &Delivery, roster: &Roster) -> ShardSet {
+        let mut concerned = ShardSet::default();
         for (shard, recipients) in roster.parts(RECIPIENTS_PER_LETTER_MAX) {
             concerned.insert(shard);
             self.ledger.deliveries.inc();
-            self.ledger.recipients.inc_by(recipients.len() as u64);
-            let delivery = Delivery { recipients, ..record.delivery.clone() };
+            self.ledger.partitions[index].recipients.inc_by(recipients.len() as u64);
+            let delivery = Delivery { recipients, ..delivery.clone() };
             // A shard that has ended is one of a gateway that stops.
             let _ = self.shared.mailboxes.get(shard).post(Mail::Deliver(delivery));
         }
-        self.let_go(&record, &concerned);
         concerned
     }
 
@@ -236,6 +256,7 @@ pub(super) fn undirected(
     headers: &Headers<'_>,
     frame: Bytes,
     (partition, offset): (u16, i64),
+    lane: Lane,
 ) -> Delivery {
     Delivery {
         recipients: Recipients::Own(Box::default()),
@@ -243,6 +264,7 @@ pub(super) fn undirected(
         conversation,
         sequence_number: headers.sequence_number,
         priority: headers.priority,
+        lane,
         partition,
         offset,
         membership: headers.membership,

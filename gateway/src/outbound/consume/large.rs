@@ -109,6 +109,11 @@ impl<R> Large<R> {
             || (!self.asked.is_empty() && self.asked.contains_key(conversation))
     }
 
+    /// The conversation's members after the last event of its log, if they are known.
+    pub(super) fn roster(&self, conversation: &Uuid) -> Option<&Roster> {
+        self.known.get(conversation).map(|it| &it.roster)
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         !self.asked.is_empty()
     }

@@ -106,6 +106,22 @@ fn who_goes_is_told_of_it_and_of_nothing_after_and_who_comes_of_nothing_before()
 }
 
 #[test]
+fn who_are_members_is_known_between_two_events_and_never_while_they_are_asked_for() {
+    let mut large = Large::new(SHARDS);
+    assert_eq!(large.roster(&A), None);
+    take(&mut large, said(10, 2_000));
+    assert_eq!(large.roster(&A), None, "they are being asked for");
+    answer(&mut large, 10, ids(1..=2_000));
+    assert_eq!(large.roster(&A).map(Roster::members), Some(2_000));
+    take(&mut large, changed(11, 2_000, &[], &[7]));
+    let after = large.roster(&A).unwrap();
+    let is_told = |user| after.parts(100).any(|(_, users)| users.contains(&Uuid::from_u128(user)));
+    assert!(!is_told(7) && is_told(8), "whoever went is told of nothing more");
+    take(&mut large, said(13, 1_999));
+    assert_eq!(large.roster(&A), None, "an event is missing");
+}
+
+#[test]
 fn what_comes_twice_changes_nothing() {
     let mut large = ready();
     delivered(&take(&mut large, changed(11, 2_001, &[9_001], &[])));

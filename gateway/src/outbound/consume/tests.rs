@@ -150,6 +150,7 @@ impl Gateway {
             instance,
             health: &health,
             metrics: &metrics,
+            lanes: Lanes::default(),
             mailboxes: mailboxes.clone(),
             progress,
             audiences: audiences.clone(),

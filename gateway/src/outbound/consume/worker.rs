@@ -9,7 +9,7 @@ use super::incoming::Incoming;
 use super::ledger::Ledger;
 use super::native;
 use super::positions::Position;
-use super::record::{self, Purpose, RecordError, Router, TAILED};
+use super::record::{self, Purpose, RecordError, Router};
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
@@ -144,6 +144,7 @@ impl Worker {
         self.direct = None;
         for position in positions {
             self.routing.tracker.add_partition(position.start);
+            self.routing.ledger.add_partition(position.topic, position.partition);
             self.routing.partitions.push(position);
         }
         let mut list = TopicPartitionList::new();
@@ -388,11 +389,10 @@ impl Routing {
         let at = |it: &Position| it.partition == partition && it.topic == topic;
         let Some(index) = self.partitions.iter().position(at) else { return };
         let purpose = self.partitions[index].purpose;
-        let place = TAILED.iter().position(|it| it.0 == topic).unwrap_or_default();
-        self.ledger.consumed[place].inc();
+        self.ledger.partitions[index].consumed.inc();
         let mut unwanted = ShardSet::default();
         let shards = self.route(index, purpose, message, &mut unwanted).unwrap_or_else(|error| {
-            self.ledger.skipped[place].inc();
+            self.ledger.partitions[index].skipped.inc();
             self.skip(message, &error.to_string());
             ShardSet::default()
         });
@@ -454,21 +454,24 @@ impl Routing {
         let offset = message.offset;
         let is_log = self.partitions[index].topic == topics::MESSAGE_CREATED;
         if is_log && self.crowds.as_ref().is_some_and(|it| it.concern(&id, &headers)) {
-            let delivery = held::undirected(id, &headers, frame, (partition, offset));
+            let lane = ledger.partitions[index].lane;
+            let delivery = held::undirected(id, &headers, frame, (partition, offset), lane);
             return self.take_large(index, &headers, delivery);
         }
+        let counts = &ledger.partitions[index];
         self.router.route(
             headers.recipients,
             |user| mailboxes.home(user),
             |shard, recipients| {
                 ledger.deliveries.inc();
-                ledger.recipients.inc_by(recipients.len() as u64);
+                counts.recipients.inc_by(recipients.len() as u64);
                 let delivery = Delivery {
                     recipients: Recipients::Own(recipients),
                     frame: frame.clone(),
                     conversation,
                     sequence_number: headers.sequence_number,
                     priority: headers.priority,
+                    lane: counts.lane,
                     partition,
                     offset,
                     membership: headers.membership,

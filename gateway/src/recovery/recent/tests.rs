@@ -12,6 +12,7 @@ fn delivery(conversation: Uuid, sequence_number: u64, offset: i64, users: &[Uuid
         conversation,
         sequence_number,
         priority: crate::mail::Priority::Normal,
+        lane: crate::metrics::Lane::NONE,
         created_at_us: 0,
         partition: u16::from(conversation == B),
         offset,

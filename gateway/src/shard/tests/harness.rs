@@ -223,6 +223,7 @@ impl Gateway {
             conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
             sequence_number: event.sequence_number,
             priority: crate::mail::Priority::Normal,
+            lane: crate::metrics::Lane::NONE,
             partition: 0,
             offset: i64::try_from(event.sequence_number).unwrap(),
             membership: false,

@@ -241,6 +241,7 @@ impl World {
             conversation: CHAT,
             sequence_number: self.last,
             priority: crate::mail::Priority::Normal,
+            lane: crate::metrics::Lane::NONE,
             partition: 0,
             offset: i64::try_from(self.last).unwrap(),
             membership: false,

@@ -6,7 +6,7 @@ use crate::config::Overflow;
 use crate::mail::{Delivery, Mail, Priority};
 use proto::Uuid;
 use proto::client::server_frame::Frame as Down;
-use proto::client::{Event, TypingChanged, event::Kind};
+use proto::client::{Event, ReceiptCount, ReceiptSummary, TypingChanged, event::Kind};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -163,6 +163,37 @@ fn who_has_a_backlog_is_too_slow_once_all_backlogs_together_are_too_much() {
 fn typing(sender: u8, active: bool) -> Event {
     let kind = Some(Kind::TypingChanged(TypingChanged { active }));
     Event { kind, sender_id: vec![sender; 16], ..event(A, 0) }
+}
+
+fn summary(conversation: Uuid, read_count: u32) -> Event {
+    let counts = vec![ReceiptCount { sequence_number: 9, delivered_count: 0, read_count }];
+    let kind = Some(Kind::ReceiptSummary(ReceiptSummary { counts, member_count: 2_000 }));
+    Event { kind, sender_id: Vec::new(), ..event(conversation, 0) }
+}
+
+#[test]
+fn of_receipt_summaries_a_slow_reader_gets_each_conversations_last() {
+    let gateway = Gateway::start(1, |settings| settings.ring_bytes_max = 1 << 24);
+    let user = proto::id::new();
+    let mut client = Client::greeted(&gateway, user, true);
+    let filled = fill_socket(&gateway, user);
+    for count in 1..=50 {
+        deliver(&gateway, user, summary(A, count), Priority::Ephemeral);
+        deliver(&gateway, user, summary(B, count + 100), Priority::Ephemeral);
+    }
+    deliver(&gateway, user, event(A, filled + 1), Priority::Normal);
+    let mut told = Vec::new();
+    loop {
+        let (0, Down::Event(event)) = client.next() else { panic!("an event is awaited") };
+        match event.kind {
+            Some(Kind::ReceiptSummary(summary)) => told.push(summary.counts[0].read_count),
+            _ if event.sequence_number > filled => break,
+            _ => {}
+        }
+    }
+    assert_eq!(told, [50, 150]);
+    assert_eq!(gateway.counts(0).events_coalesced.get(), 98);
+    gateway.stop();
 }
 
 #[test]

@@ -8,22 +8,47 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What one daemon counted; zero of what is not its business.
+/// By topic, and by partition: of a topic, or where that is not known of the outbox.
+pub(super) type ByPartition = BTreeMap<String, BTreeMap<u32, u64>>;
+
+/// What only grows, by metric.
+const COUNTED: [(&str, Counted); 10] = [
+    ("realchat_chatd_ledger_committed_total", Counted::Committed),
+    ("realchat_relay_relayed_total", Counted::Relayed),
+    ("realchat_relay_dead_lettered_total", Counted::DeadLettered),
+    ("realchat_gateway_records_consumed_total", Counted::Consumed),
+    ("realchat_gateway_recipients_mailed_total", Counted::Mailed),
+    ("realchat_gateway_recipients_reached_total", Counted::Reached),
+    ("realchat_gateway_events_no_session_total", Counted::NoSession),
+    ("realchat_gateway_events_enqueued_total", Counted::Enqueued),
+    ("realchat_gateway_events_shed_total", Counted::Shed),
+    ("realchat_gateway_events_written_total", Counted::Written),
+];
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Counted {
+    /// By shard of the outbox.
+    Committed,
+    Relayed,
+    /// By topic alone.
+    DeadLettered,
+    Consumed,
+    /// Recipients mailed to shards, those of them with a session, and those without.
+    Mailed,
+    Reached,
+    NoSession,
+    /// Events put into sessions' rings, left out, and written.
+    Enqueued,
+    Shed,
+    Written,
+}
+
+/// What one daemon counted; nothing of what is not its business.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counts {
-    /// By topic, as the next three.
-    pub(super) committed: BTreeMap<String, u64>,
-    pub(super) relayed: BTreeMap<String, u64>,
-    pub(super) dead_lettered: BTreeMap<String, u64>,
-    pub(super) consumed: BTreeMap<String, u64>,
-    /// Recipients mailed to shards, those of them with a session, and those without.
-    pub(super) mailed: u64,
-    pub(super) reached: u64,
-    pub(super) no_session: u64,
-    /// Events put into sessions' rings, left out, and written.
-    pub(super) enqueued: u64,
-    pub(super) shed: u64,
-    pub(super) written: u64,
+    counted: BTreeMap<Counted, ByPartition>,
     /// As they stand: rows of the outbox, frames in rings.
     pub(super) waiting: u64,
     pub(super) queued: u64,
@@ -36,73 +61,67 @@ impl Counts {
             let Some((name, value)) = line.rsplit_once(' ') else { continue };
             let Ok(value) = value.parse::<u64>() else { continue };
             let (name, labels) = name.split_once('{').unwrap_or((name, ""));
-            counts.take(name, topic(labels), value);
+            counts.take(name, labels, value);
         }
         counts
     }
 
-    fn take(&mut self, name: &str, topic: Option<&str>, value: u64) {
-        let by_topic = match name {
-            "realchat_chatd_ledger_committed_total" => Some(&mut self.committed),
-            "realchat_relay_relayed_total" => Some(&mut self.relayed),
-            "realchat_relay_dead_lettered_total" => Some(&mut self.dead_lettered),
-            "realchat_gateway_records_consumed_total" => Some(&mut self.consumed),
-            _ => None,
-        };
-        if let (Some(by_topic), Some(topic)) = (by_topic, topic) {
-            *by_topic.entry(topic.to_owned()).or_default() += value;
+    fn take(&mut self, name: &str, labels: &str, value: u64) {
+        if let Some((_, counted)) = COUNTED.iter().find(|it| it.0 == name) {
+            let topic = label(labels, "topic").unwrap_or_default();
+            let place = label(labels, "partition").or_else(|| label(labels, "shard"));
+            let place = place.and_then(|it| it.parse().ok()).unwrap_or_default();
+            let topics = self.counted.entry(*counted).or_default();
+            *topics.entry(topic.to_owned()).or_default().entry(place).or_default() += value;
             return;
         }
-        let place = match name {
-            "realchat_gateway_recipients_mailed_total" => &mut self.mailed,
-            "realchat_gateway_recipients_reached_total" => &mut self.reached,
-            "realchat_gateway_events_no_session_total" => &mut self.no_session,
-            "realchat_gateway_events_enqueued_total" => &mut self.enqueued,
-            "realchat_gateway_events_shed_total" => &mut self.shed,
-            "realchat_gateway_events_written_total" => &mut self.written,
-            "realchat_gateway_send_queue_depth" => &mut self.queued,
-            "realchat_chatd_outbox_pending_count" => &mut self.waiting,
-            _ => return,
-        };
-        *place += value;
+        match name {
+            "realchat_gateway_send_queue_depth" => self.queued += value,
+            "realchat_chatd_outbox_pending_count" => self.waiting += value,
+            _ => {}
+        }
+    }
+
+    pub(super) fn all(&self, counted: Counted) -> impl Iterator<Item = (&str, u32, u64)> {
+        let topics = self.counted.get(&counted).into_iter().flatten();
+        topics.flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(partition, count)| (topic.as_str(), *partition, *count))
+        })
+    }
+
+    pub(super) fn sum(&self, counted: Counted) -> u64 {
+        self.all(counted).map(|(_, _, count)| count).sum()
+    }
+
+    pub(super) fn of(&self, counted: Counted, topic: &str, partition: u32) -> u64 {
+        let topics = self.counted.get(&counted);
+        let partitions = topics.and_then(|it| it.get(topic));
+        partitions.and_then(|it| it.get(&partition)).copied().unwrap_or_default()
     }
 
     /// Takes away what was counted before, but not from what stands as it is; false if a count is
     /// smaller than it was.
     pub(super) fn subtract(&mut self, before: &Self) -> bool {
-        let maps = [
-            (&mut self.committed, &before.committed),
-            (&mut self.relayed, &before.relayed),
-            (&mut self.dead_lettered, &before.dead_lettered),
-            (&mut self.consumed, &before.consumed),
-        ];
         let mut is_after = true;
-        for (now, before) in maps {
-            for (topic, count) in before {
-                let place = now.entry(topic.clone()).or_default();
-                is_after &= *place >= *count;
-                *place = place.saturating_sub(*count);
+        for (counted, topics) in &before.counted {
+            for (topic, partitions) in topics {
+                for (partition, count) in partitions {
+                    let topics = self.counted.entry(*counted).or_default();
+                    let partitions = topics.entry(topic.clone()).or_default();
+                    let place = partitions.entry(*partition).or_default();
+                    is_after &= *place >= *count;
+                    *place = place.saturating_sub(*count);
+                }
             }
-        }
-        let numbers = [
-            (&mut self.mailed, before.mailed),
-            (&mut self.reached, before.reached),
-            (&mut self.no_session, before.no_session),
-            (&mut self.enqueued, before.enqueued),
-            (&mut self.shed, before.shed),
-            (&mut self.written, before.written),
-        ];
-        for (now, before) in numbers {
-            is_after &= *now >= before;
-            *now = now.saturating_sub(before);
         }
         is_after
     }
 }
 
-/// The value of the label `topic`.
-fn topic(labels: &str) -> Option<&str> {
-    labels.split_once("topic=\"")?.1.split('"').next()
+/// The value of a label; nothing if it is empty.
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let rest = labels.split_once(name)?.1.strip_prefix("=\"")?;
+    rest.split('"').next().filter(|it| !it.is_empty())
 }
 
 /// The daemons' admin URLs, by name, from a stack's `env` file.

@@ -84,6 +84,18 @@ impl Producing {
         self.raw(topics::MESSAGE_CREATED, conversation.as_bytes(), &value, &headers.to_pairs());
     }
 
+    /// As chatd's: beside the log, and for all members.
+    fn summary(&self, conversation: Uuid, members: usize) {
+        let headers = RecordHeaders {
+            event_type: event_type::RECEIPT_SUMMARY.into(),
+            priority: Priority::Ephemeral.into(),
+            member_count: u32::try_from(members).unwrap(),
+            ..RecordHeaders::default()
+        };
+        let value = value(conversation, 0);
+        self.raw(topics::MESSAGE_CREATED, conversation.as_bytes(), &value, &headers.to_pairs());
+    }
+
     fn change(
         &self,
         conversation: Uuid,
@@ -113,6 +125,55 @@ impl Producing {
         };
         self.raw(topics::MESSAGE_CREATED, conversation.as_bytes(), &value, &headers.to_pairs());
     }
+}
+
+/// How often what is beside a log was mailed to a user.
+fn summaries(seen: &Seen, conversation: Uuid, user: Uuid) -> usize {
+    let of = seen.delivered.iter().filter(|it| it.conversation == conversation);
+    of.filter(|it| it.sequence_number == 0 && it.recipients.contains(&user)).count()
+}
+
+#[test]
+fn a_receipt_summary_goes_to_those_who_are_members_at_its_place_of_the_log() {
+    let Some((brokers, _turn)) = broker() else { return };
+    let chatd = Arc::new(Chatd::default());
+    let server = chatd.serve("127.0.0.1:0");
+    let instance = format!("test-{}", proto::id::new());
+    let gateway = Gateway::beside(&brokers, &instance, server.address());
+    let producing = Producing::to(&brokers);
+    let large = proto::id::new();
+    let users = ids(INLINE_RECIPIENTS_MAX + 2);
+    let (stays, goes) = (users[0], users[1]);
+    chatd.join(large, &users, 1);
+    let shed = |count: usize| format!("receipt_summaries_shed_total {count}\n");
+    // Nobody knows the members yet, and they are not asked for.
+    producing.summary(large, users.len());
+    gateway.wait("the shed one", |_| gateway.metrics.text().contains(&shed(1)));
+    assert_eq!(chatd.pages(), 0);
+    producing.counted(large, 1, users.len());
+    gateway.wait("the event", |seen| deliveries(seen, large) == users.len());
+    producing.summary(large, users.len());
+    gateway.wait("the summary", |seen| deliveries(seen, large) == 2 * users.len());
+    {
+        let seen = gateway.seen();
+        let mut told = seen.delivered.iter().filter(|it| it.sequence_number == 0);
+        assert!(told.all(|it| it.priority == crate::mail::Priority::Ephemeral));
+        assert!(users.iter().all(|user| summaries(&seen, large, *user) == 1));
+    }
+    chatd.leave(large, goes, 2);
+    producing.change(large, 2, users.len(), (&[], &[goes]));
+    producing.summary(large, users.len());
+    let all = 4 * users.len() - 1;
+    gateway.wait("the summary after one went", |seen| deliveries(seen, large) == all);
+    let seen = gateway.seen();
+    assert_eq!((summaries(&seen, large, stays), summaries(&seen, large, goes)), (2, 1));
+    drop(seen);
+    assert!(gateway.metrics.text().contains(&shed(1)) && chatd.pages() == 1);
+    gateway.wait("all is committed", |_| {
+        let (offsets, ends) = committed(&brokers, &instance);
+        offsets == ends
+    });
+    gateway.stop();
 }
 
 /// What each user got of the conversation, in the order of delivery.
@@ -163,6 +224,17 @@ fn recipients_are_named_up_to_the_limit_and_asked_for_beyond_it() {
     assert_eq!(chatd.pages(), 1);
     let got = got(&gateway.seen(), large);
     assert!(got.len() == users.len() && got.values().all(|it| *it == [1, 2]));
+    // By partition, and all of it.
+    let of = |name: &str| -> Vec<usize> {
+        let start = format!("realchat_gateway_{name}_total{{topic=\"{}\"", topics::MESSAGE_CREATED);
+        let text = gateway.metrics.text();
+        let lines = text.lines().filter(|line| line.starts_with(&start));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap()).collect()
+    };
+    let (mailed, consumed) = (of("recipients_mailed"), of("records_consumed"));
+    assert!(mailed.len() >= PARTITIONS.unsigned_abs() as usize, "{mailed:?}");
+    assert_eq!(mailed.iter().sum::<usize>(), INLINE_RECIPIENTS_MAX + 2 * users.len());
+    assert_eq!(consumed.iter().sum::<usize>(), 3);
     gateway.stop();
 }
 
