@@ -80,7 +80,7 @@ fn converse(settings: &Settings, ids: &[Uuid]) -> Result<Uuid, Failure> {
     }
 }
 
-fn commit(engine: &mut Engine, append: &Append) -> Result<Appended, Failure> {
+fn commit(engine: &mut Engine<Settings>, append: &Append) -> Result<Appended, Failure> {
     let outcome = engine
         .commit(&[append], &[])
         .map_err(|error| Failure::unavailable(format!("the database: {error:?}")))?;

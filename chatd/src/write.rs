@@ -9,6 +9,7 @@
 //! Invariant: no answer leaves before its transaction committed.
 
 mod alone;
+mod attempts;
 mod audience;
 mod columns;
 mod command;
@@ -20,13 +21,20 @@ mod receipts;
 mod record;
 mod remembered;
 mod statements;
+mod store;
 mod writers;
 
-pub(crate) use command::{
-    Append, Appended, Change, ReceiptCommand, check_stored, new_conversation_id,
-};
-pub(crate) use engine::Engine;
+pub use attempts::{Attempts, Next};
+pub use audience::Audience;
+pub use command::{Append, Appended, Change, ReceiptCommand};
+pub(crate) use command::{check_stored, new_conversation_id};
+pub use engine::{CommitError, Engine, Outcome};
 pub(crate) use mute::mute;
+pub use plan::{ConversationRow, EventRow, Known, Locked, MemberChange, Plan};
+pub use receipts::{Cursor, CursorKey};
+pub use record::OutboxRow;
 pub(crate) use record::profile_updated;
+pub use statements::{LockedRow, Moved};
 pub(crate) use statements::{NOTIFY, write_outbox};
+pub use store::{Audiences, Source, Store};
 pub(crate) use writers::{Command, Writers, WritersSettings};

@@ -11,18 +11,16 @@
 //! them, nothing is written, the batch is done again with every conversation locked first, and so are
 //! the next [`CAUTIOUS_BATCHES`]. What is refused is always refused under the lock.
 
-use super::alone::append_alone;
 use super::audience::{Audience, AudienceCache};
 use super::command::{Append, Appended, Change, ReceiptCommand};
 use super::plan::{Found, Locked, Plan, plan};
 use super::receipts::{Judged, Standing, is_told, judge};
 use super::record::{MovedReceipt, OutboxRow, receipt};
 use super::remembered::Remembered;
-use super::statements::{self as sql, LockedRow};
-use crate::db::{Connection, Role, Settings};
+use super::statements::LockedRow;
+use super::store::{Source, Store};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
-use crate::metrics::{KindLabel, TopicLabel};
 use daemon::failpoint::{
     CHATD_AFTER_COMMIT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT, CHATD_BEFORE_INSERT, Injected,
     reach,
@@ -33,9 +31,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A writer's connection and what it remembers between batches.
-pub(crate) struct Engine {
-    settings: Settings,
-    connection: Option<Connection>,
+pub struct Engine<S: Source> {
+    source: S,
+    connection: Option<S::Store>,
     audiences: AudienceCache,
     remembered: Remembered,
     /// Batches whose keys are all looked up from now on.
@@ -72,20 +70,32 @@ where
 }
 
 /// What each request is told, in the order of the requests.
-pub(crate) struct Outcome {
-    pub(crate) appended: Vec<Result<Appended, Failure>>,
-    pub(crate) receipts: Vec<Result<(), Failure>>,
+#[derive(Debug)]
+pub struct Outcome {
+    /// What each append is told.
+    pub appended: Vec<Result<Appended, Failure>>,
+    /// What each receipt is told.
+    pub receipts: Vec<Result<(), Failure>>,
 }
 
 /// Why a batch has no outcome. It may have been committed: only its keys can tell.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum CommitError {
+pub enum CommitError {
     /// Connection trouble, shutdown, deadlock: the same batch may succeed later.
     Temporary(String),
     /// Another chatd used a key of the batch at the same time.
     Unique(String),
     /// Something in the batch: its requests may succeed one by one.
     Data(String),
+}
+
+impl CommitError {
+    /// What was wrong, for the log.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Temporary(reason) | Self::Unique(reason) | Self::Data(reason) => reason,
+        }
+    }
 }
 
 impl From<postgres::Error> for CommitError {
@@ -107,10 +117,11 @@ impl From<Injected> for CommitError {
     }
 }
 
-impl Engine {
-    pub(crate) fn new(settings: Settings) -> Self {
+impl<S: Source> Engine<S> {
+    /// An engine that connects with its first batch.
+    pub fn new(source: S) -> Self {
         Self {
-            settings,
+            source,
             connection: None,
             audiences: AudienceCache::default(),
             remembered: Remembered::default(),
@@ -122,7 +133,7 @@ impl Engine {
 
     /// Commits a batch. Nothing is answered here: when this returns an outcome, it is durable.
     /// [`Self::wake_relay`] is to follow, once everybody has their answers.
-    pub(crate) fn commit(
+    pub fn commit(
         &mut self,
         appends: &[&Append],
         receipts: &[&ReceiptCommand],
@@ -157,20 +168,21 @@ impl Engine {
         receipts: &[&ReceiptCommand],
         care: Care,
     ) -> Result<Outcome, Undone> {
-        let usable = self.connection.as_mut().is_some_and(Connection::is_usable);
+        let usable = self.connection.as_mut().is_some_and(Store::is_usable);
         let connection = match self.connection.take() {
             Some(connection) if usable => self.connection.insert(connection),
             _ => {
                 // It may be another server's database now.
                 self.remembered.forget_all();
-                self.connection.insert(open(&self.settings)?)
+                self.connection.insert(self.source.connect()?)
             }
         };
         let audiences = &mut self.audiences;
-        let now_us = daemon::clock::now_us();
+        let now_us = self.source.now_us();
         let ids: BTreeSet<Uuid> = appends.iter().map(|it| it.conversation_id).collect();
         let remembered = if care.locks { None } else { self.remembered.rows(ids.iter()) };
-        let batch = Batch { connection, audiences, care, now_us };
+        let new_id: &mut dyn FnMut() -> Uuid = &mut || self.source.new_id();
+        let batch = Batch { connection, audiences, care, now_us, new_id };
         let outcome = match remembered {
             Some(rows) if rows.len() == 1 && receipts.is_empty() && are_plain(appends) => {
                 batch.append_alone(appends, rows)
@@ -192,17 +204,17 @@ impl Engine {
         reach(CHATD_AFTER_COMMIT)?;
         self.owes_wake |= !(plan.outbox.is_empty() && told.outbox.is_empty());
         self.remember(&plan);
-        self.count(&plan, &told);
+        self.source.committed(&plan, &told.outbox);
         Ok(Outcome { appended: plan.answers, receipts: told.answers })
     }
 
     /// Tells the relay that there is something in the outbox, if there is.
-    pub(crate) fn wake_relay(&mut self) {
+    pub fn wake_relay(&mut self) {
         if std::mem::take(&mut self.owes_wake)
             && let Some(connection) = &mut self.connection
         {
             // Committed already. If this fails, the relay finds the rows by itself a little later.
-            let _ = connection.batch("notify", sql::NOTIFY);
+            let _ = connection.wake_relay();
         }
     }
 
@@ -222,33 +234,6 @@ impl Engine {
             });
         }
     }
-
-    fn count(&self, plan: &Plan<'_>, told: &Told) {
-        let metrics = self.settings.metrics();
-        let mut topics: HashMap<&'static str, u64> = HashMap::new();
-        for row in plan.outbox.iter().chain(&told.outbox) {
-            *topics.entry(row.topic).or_default() += 1;
-        }
-        for (topic, count) in topics {
-            metrics.ledger_committed.get_or_create(&TopicLabel { topic }).inc_by(count);
-        }
-        let messages = plan.events.iter().filter(|it| it.message_id.is_some()).count() as u64;
-        let others = plan.events.len() as u64 - messages;
-        for (kind, count) in [("message", messages), ("other", others)] {
-            if count > 0 {
-                metrics.events_committed.get_or_create(&KindLabel { kind }).inc_by(count);
-            }
-        }
-        let repeated = plan.answers.iter().flatten().filter(|it| it.repeated).count();
-        metrics.repeated.inc_by(repeated as u64);
-    }
-}
-
-fn open(settings: &Settings) -> Result<Connection, CommitError> {
-    let mut connection = Connection::open(settings, Role::Writer)?;
-    // Again with each connection: the server may have been restarted with other settings.
-    connection.check_durability(settings).map_err(CommitError::Temporary)?;
-    Ok(connection)
 }
 
 /// Messages and titles, few enough for one statement.
@@ -259,14 +244,15 @@ fn are_plain(appends: &[&Append]) -> bool {
 }
 
 /// One attempt at a batch.
-struct Batch<'e> {
-    connection: &'e mut Connection,
+struct Batch<'e, S> {
+    connection: &'e mut S,
     audiences: &'e mut AudienceCache,
     care: Care,
     now_us: u64,
+    new_id: &'e mut dyn FnMut() -> Uuid,
 }
 
-impl Batch<'_> {
+impl<S: Store> Batch<'_, S> {
     /// All of it in one transaction; with the conversations as they are remembered, or locked.
     fn write<'a>(
         self,
@@ -275,13 +261,13 @@ impl Batch<'_> {
         ids: &BTreeSet<Uuid>,
         remembered: Option<Vec<LockedRow>>,
     ) -> Result<(Plan<'a>, Told), Undone> {
-        let Self { connection, audiences, care, now_us } = self;
+        let Self { connection, audiences, care, now_us, new_id } = self;
         connection.transaction(|connection| {
-            let mut batch = Batch { connection, audiences, care, now_us };
+            let mut batch = Batch { connection, audiences, care, now_us, new_id };
             let plan = batch.append(appends, ids, remembered)?;
             let told = acknowledge(batch.connection, batch.audiences, receipts, &plan, now_us)?;
             let rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
-            sql::write_outbox(batch.connection, &rows)?;
+            batch.connection.write_outbox(&rows)?;
             reach(CHATD_BEFORE_COMMIT)?;
             Ok((plan, told))
         })
@@ -301,16 +287,16 @@ impl Batch<'_> {
             Some(rows) => self.plan_remembered(appends, rows)?,
             None => {
                 let ids: Vec<Uuid> = ids.iter().copied().collect();
-                let rows = sql::lock(self.connection, &ids)?;
+                let rows = self.connection.lock(&ids)?;
                 self.plan(appends, rows)?
             }
         };
         reach(CHATD_BEFORE_INSERT)?;
-        if !sql::write_conversations(self.connection, &plan)? {
+        if !self.connection.write_conversations(&plan)? {
             return Err(Undone::Stale);
         }
-        sql::write_members(self.connection, &plan.members)?;
-        sql::write_events(self.connection, &plan.events)?;
+        self.connection.write_members(&plan.members)?;
+        self.connection.write_events(&plan.events)?;
         reach(CHATD_AFTER_INSERT)?;
         Ok(plan)
     }
@@ -326,7 +312,7 @@ impl Batch<'_> {
         for point in [CHATD_BEFORE_INSERT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT] {
             reach(point)?;
         }
-        if append_alone(self.connection, &plan)? {
+        if self.connection.append_alone(&plan)? {
             Ok((plan, Told::default()))
         } else {
             Err(Undone::Stale)
@@ -367,8 +353,8 @@ impl Batch<'_> {
         });
         let conversations = conversations.collect();
         let asked = to_look_up(appends, &conversations, self.care.keys);
-        let known = sql::known_keys(self.connection, &asked)?;
-        Ok(plan(appends, Found { conversations, known }, self.now_us, &mut proto::id::new))
+        let known = self.connection.known_keys(&asked)?;
+        Ok(plan(appends, Found { conversations, known }, self.now_us, self.new_id))
     }
 }
 
@@ -399,7 +385,7 @@ struct Told {
 
 /// The receipts' part of the transaction.
 fn acknowledge(
-    connection: &mut Connection,
+    connection: &mut impl Store,
     cache: &mut AudienceCache,
     receipts: &[&ReceiptCommand],
     plan: &Plan<'_>,
@@ -423,7 +409,7 @@ fn acknowledge(
             }
         }
     }
-    let rows = sql::read(connection, &unknown.into_iter().collect::<Vec<_>>())?;
+    let rows = connection.read(&unknown.into_iter().collect::<Vec<_>>())?;
     let versions: Vec<_> = rows.iter().map(|(id, _, version)| (*id, *version)).collect();
     let mut audiences = audiences(connection, cache, &versions)?;
     for (conversation_id, last_sequence_number, _) in rows {
@@ -432,7 +418,7 @@ fn acknowledge(
     }
     let Judged { answers, cursors } = judge(receipts, &standings);
     let mut outbox = Vec::new();
-    for moved in sql::write_receipts(connection, &cursors, now_us)? {
+    for moved in connection.write_receipts(&cursors, now_us)? {
         let (Some(cursor), Some(standing)) = (cursors.get(&moved.key), standings.get(&moved.key.0))
         else {
             continue;
@@ -455,7 +441,7 @@ fn acknowledge(
 
 /// The audiences of conversations at these versions, from the cache where it knows them.
 fn audiences(
-    connection: &mut Connection,
+    connection: &mut impl Store,
     cache: &mut AudienceCache,
     versions: &[(Uuid, u64)],
 ) -> Result<HashMap<Uuid, Arc<Audience>>, CommitError> {
@@ -473,7 +459,7 @@ fn audiences(
         return Ok(audiences);
     }
     let ids: Vec<Uuid> = missing.iter().map(|(id, _)| *id).collect();
-    let mut found = sql::audiences(connection, &ids)?;
+    let mut found = connection.audiences(&ids)?;
     for (conversation_id, version) in missing {
         let audience = Arc::new(found.remove(&conversation_id).unwrap_or_default());
         cache.put(conversation_id, version, Arc::clone(&audience));
