@@ -7,49 +7,49 @@ use proto::error::ErrorCode;
 
 /// A named error with words for a person; never holds secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) code: ErrorCode,
-    pub(crate) message: String,
+pub struct Failure {
+    pub code: ErrorCode,
+    pub message: String,
     /// 0: the client's own backoff.
-    pub(crate) retry_after_ms: u32,
+    pub retry_after_ms: u32,
 }
 
 impl Failure {
-    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retry_after_ms: 0 }
     }
 
-    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+    pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidArgument, message)
     }
 
-    pub(crate) fn not_a_member() -> Self {
+    pub fn not_a_member() -> Self {
         Self::new(
             ErrorCode::NotAMember,
             "there is no such conversation, or you are not a member of it",
         )
     }
 
-    pub(crate) fn overloaded(queue: &str) -> Self {
+    pub fn overloaded(queue: &str) -> Self {
         let message = format!("the {queue} queue is full");
         Self { retry_after_ms: RETRY_AFTER_MS, ..Self::new(ErrorCode::Overloaded, message) }
     }
 
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+    pub fn unavailable(message: impl Into<String>) -> Self {
         let code = ErrorCode::Unavailable;
         Self { retry_after_ms: RETRY_AFTER_MS, ..Self::new(code, message) }
     }
 
-    pub(crate) fn stopping() -> Self {
+    pub fn stopping() -> Self {
         Self::unavailable("the service is stopping")
     }
 
     /// Nobody waits any more, and nothing was begun.
-    pub(crate) fn expired() -> Self {
+    pub fn expired() -> Self {
         Self::new(ErrorCode::DeadlineExceeded, "the deadline passed before the work was begun")
     }
 
-    pub(crate) fn to_frame(&self) -> Error {
+    pub fn to_frame(&self) -> Error {
         let frame = self.code.to_frame(self.message.clone());
         Error { retry_after_ms: self.retry_after_ms, ..frame }
     }

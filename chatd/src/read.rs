@@ -10,4 +10,5 @@ pub(crate) use conversations::{Page, View, list, members_of, one, receipt_summar
 pub(crate) use events::{history, membership};
 pub(crate) use members::{audience, audience_page, contacts, may_watch};
 pub(crate) use sync::sync;
+pub use sync::{Membership, Range, answer};
 pub(crate) use trace::trace;

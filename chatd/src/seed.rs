@@ -7,7 +7,7 @@ use crate::db::{self, Databases, Settings};
 use crate::failure::Failure;
 use crate::profiles::ensure_profile;
 use crate::start::command_settings;
-use crate::write::{Append, Appended, Change, Engine, Waker};
+use crate::write::{Append, Appended, Change, Engine, Postgres, Waker};
 use daemon::Config;
 use proto::Uuid;
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ fn converse(settings: &Settings, ids: &[Uuid]) -> Result<Uuid, Failure> {
     let sender = (bot_id, Uuid::nil());
     let (waker, waker_thread) = Waker::start(settings)
         .map_err(|error| Failure::unavailable(format!("threads: {error}")))?;
-    let mut engine = Engine::new(settings.clone(), waker);
+    let mut engine = Engine::new(Postgres { settings: settings.clone(), waker });
     let create = create_conversation(sender, Some("seed"), TITLE, ids.to_vec(), "")?;
     let conversation_id = create.conversation_id;
     commit(&mut engine, &create)?;
@@ -85,7 +85,7 @@ fn converse(settings: &Settings, ids: &[Uuid]) -> Result<Uuid, Failure> {
     }
 }
 
-fn commit(engine: &mut Engine, append: &Append) -> Result<Appended, Failure> {
+fn commit(engine: &mut Engine<Postgres>, append: &Append) -> Result<Appended, Failure> {
     let outcome = engine
         .commit(&[append], &[])
         .map_err(|error| Failure::unavailable(format!("the database: {error:?}")))?;

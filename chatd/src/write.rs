@@ -11,6 +11,7 @@
 
 mod acknowledge;
 mod alone;
+mod attempts;
 mod audience;
 mod body_hash;
 mod columns;
@@ -23,19 +24,28 @@ mod receipts;
 mod record;
 mod remembered;
 mod statements;
+mod store;
 mod summaries;
 mod summary;
 mod teller;
 mod waker;
 mod writers;
 
-pub(crate) use command::{
-    Append, Appended, Change, ReceiptCommand, check_stored, new_conversation_id,
-};
-pub(crate) use engine::Engine;
+pub use attempts::{Attempts, Next};
+pub use audience::Audience;
+pub use command::{Append, Appended, Change, ReceiptCommand};
+pub(crate) use command::{check_stored, new_conversation_id};
+pub use engine::{CommitError, Engine, Outcome};
 pub(crate) use mute::mute;
+pub use plan::{ConversationRow, EventRow, Known, Locked, MemberChange, Plan};
+pub use receipts::{Cursor, CursorKey, Standing};
+pub use record::OutboxRow;
 pub(crate) use record::profile_updated;
+pub use statements::{LockedRow, Moved};
 pub(crate) use statements::{NOTIFY, write_outbox};
+pub(crate) use store::Postgres;
+pub use store::{Audiences, Source, Store};
+pub use summaries::Counting;
 pub(crate) use teller::start_teller;
 pub(crate) use waker::Waker;
 pub(crate) use writers::{Command, Writers, WritersSettings};

@@ -62,7 +62,7 @@ pub(crate) const EVENTS_PER_ID: u32 = 32;
 /// Requests of one session that chatd or presenced has not yet answered.
 pub(crate) const IN_FLIGHT_MAX: u8 = 64;
 /// Events that wait for one session while it resumes.
-pub(crate) const GAP_BUFFER_EVENTS_MAX: usize = 256;
+pub const GAP_BUFFER_EVENTS_MAX: usize = 256;
 /// Conversations of one resume whose events did not fit the gap buffer; one more ends the session.
 pub(crate) const GAP_OVERFLOWS_MAX: usize = 1_024;
 /// Bytes of sync answers that wait, in one shard, to be queued to their sessions.

@@ -57,7 +57,7 @@ pub(crate) enum Mail {
 
 /// What is given up first where not everything can be kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Priority {
+pub enum Priority {
     /// Replaced by a later one of its kind, and shed first.
     Ephemeral,
     #[default]
@@ -68,7 +68,7 @@ pub(crate) enum Priority {
 
 /// Who gets an event.
 #[derive(Debug, Clone)]
-pub(crate) enum Recipients {
+pub enum Recipients {
     Own(Box<[Uuid]>),
     /// A part of a large conversation's members, all of whom are shared by its events.
     Shared {
@@ -80,7 +80,7 @@ pub(crate) enum Recipients {
 
 impl Recipients {
     /// Whether it is the only part, or the first.
-    pub(crate) fn is_first(&self) -> bool {
+    pub fn is_first(&self) -> bool {
         matches!(self, Self::Own(_) | Self::Shared { from: 0, .. })
     }
 }
@@ -107,23 +107,23 @@ pub(crate) struct Missed {
 
 /// One record of Kafka, as far as one shard is concerned.
 #[derive(Debug, Clone)]
-pub(crate) struct Delivery {
+pub struct Delivery {
     /// Those of the record's recipients whose home is this shard.
-    pub(crate) recipients: Recipients,
+    pub recipients: Recipients,
     /// The record's value: an encoded `ServerFrame`, ready for binary sessions.
-    pub(crate) frame: Bytes,
-    pub(crate) conversation: Uuid,
+    pub frame: Bytes,
+    pub conversation: Uuid,
     /// 0 for what is not in the conversation's log.
-    pub(crate) sequence_number: u64,
-    pub(crate) priority: Priority,
+    pub sequence_number: u64,
+    pub priority: Priority,
     /// What it is counted under.
-    pub(crate) lane: Lane,
+    pub lane: Lane,
     /// Of a log record: where it is in Kafka, and whether it changes who is a member.
-    pub(crate) partition: u16,
-    pub(crate) offset: i64,
-    pub(crate) membership: bool,
+    pub partition: u16,
+    pub offset: i64,
+    pub membership: bool,
     /// When the record's event was created, for the delivery latency; 0 if unknown.
-    pub(crate) created_at_us: u64,
+    pub created_at_us: u64,
 }
 
 /// A request of one session to what lies behind the gateway.

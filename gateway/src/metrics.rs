@@ -4,7 +4,8 @@
 mod histogram;
 mod lanes;
 
-pub(crate) use lanes::{Lane, Lanes};
+pub use lanes::Lane;
+pub(crate) use lanes::Lanes;
 
 use crate::close::{self, Reason};
 use daemon::Metrics;

@@ -18,7 +18,7 @@
 //! One JSON object on standard output with `--json`; progress on standard error.
 
 mod chaos;
-mod checker;
+mod check;
 mod clock;
 mod e2e;
 mod failure;
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Command::Chaos(it) => chaos::run(it),
         Command::Plan(it) => plan::run(it),
         Command::Hostile(it) => hostile::run(it),
-        Command::Check(it) => checker::command::run(it),
+        Command::Check(it) => check::run(it),
         Command::Floor => fanout::floor::serve(),
     };
     match outcome {

@@ -22,10 +22,13 @@ use std::time::{Duration, Instant};
 
 /// What is to be announced, or was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Announcement {
-    pub(crate) user: Uuid,
-    pub(crate) online: bool,
-    pub(crate) at_us: u64,
+pub struct Announcement {
+    /// Of whom.
+    pub user: Uuid,
+    /// Online, or offline.
+    pub online: bool,
+    /// When, in microseconds since the Unix epoch; grows for each user.
+    pub at_us: u64,
 }
 
 struct Delivered {
@@ -59,18 +62,19 @@ impl ProducerContext for Deliveries {
 
 /// The newest announcement of each user that Kafka does not have yet. Pure.
 #[derive(Debug, Default)]
-struct Waiting {
+pub struct Waiting {
     newest: HashMap<Uuid, Announcement>,
     on_its_way: HashSet<Uuid>,
 }
 
 impl Waiting {
-    fn add(&mut self, announcement: Announcement) {
+    /// It is to be announced, in place of an earlier one of the user.
+    pub fn add(&mut self, announcement: Announcement) {
         self.newest.insert(announcement.user, announcement);
     }
 
     /// Announcements to hand to Kafka now, at most so many on their way at once.
-    fn take(&mut self, in_flight_max: usize) -> Vec<Announcement> {
+    pub fn take(&mut self, in_flight_max: usize) -> Vec<Announcement> {
         let room = in_flight_max.saturating_sub(self.on_its_way.len());
         let ready = self.newest.values().filter(|it| !self.on_its_way.contains(&it.user));
         let ready: Vec<Announcement> = ready.take(room).copied().collect();
@@ -79,7 +83,7 @@ impl Waiting {
     }
 
     /// It is no longer on its way: Kafka has it, or it is tried again unless there is a newer one.
-    fn returned(&mut self, announcement: Announcement, delivered: bool) {
+    pub fn returned(&mut self, announcement: Announcement, delivered: bool) {
         self.on_its_way.remove(&announcement.user);
         if delivered && self.newest.get(&announcement.user) == Some(&announcement) {
             self.newest.remove(&announcement.user);

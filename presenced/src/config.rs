@@ -62,12 +62,17 @@ pub(crate) const KEYS: &[Key] = &[
 
 /// The timings of the rules, in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Timings {
-    pub(crate) expiry_ms: u64,
-    pub(crate) heartbeat_ms: u64,
-    pub(crate) gateway_lease_ms: u64,
-    pub(crate) grace_ms: u64,
-    pub(crate) restart_grace_ms: u64,
+pub struct Timings {
+    /// A session that nothing was heard of for so long is gone.
+    pub expiry_ms: u64,
+    /// How often gateways say everything again.
+    pub heartbeat_ms: u64,
+    /// A gateway that nothing was heard of for so long is gone, and its sessions with it.
+    pub gateway_lease_ms: u64,
+    /// Between a user's last session and the announcement.
+    pub grace_ms: u64,
+    /// What the sessions of a gateway's earlier run have left.
+    pub restart_grace_ms: u64,
 }
 
 /// What the threads are given, checked.

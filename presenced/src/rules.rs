@@ -15,32 +15,32 @@ use uuid::Uuid;
 
 /// A reading of both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Now {
+pub struct Now {
     /// Monotonic, from any origin.
-    pub(crate) ms: u64,
+    pub ms: u64,
     /// Since the Unix epoch.
-    pub(crate) us: u64,
+    pub us: u64,
 }
 
 /// A session as a gateway names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) user: Uuid,
-    pub(crate) device: Uuid,
-    pub(crate) connection: u64,
+pub struct Named {
+    pub user: Uuid,
+    pub device: Uuid,
+    pub connection: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Report {
-    pub(crate) gateway: Arc<str>,
-    pub(crate) run: Uuid,
-    pub(crate) connected: Vec<Named>,
-    pub(crate) disconnected: Vec<Named>,
-    pub(crate) heartbeats: Vec<Named>,
+pub struct Report {
+    pub gateway: Arc<str>,
+    pub run: Uuid,
+    pub connected: Vec<Named>,
+    pub disconnected: Vec<Named>,
+    pub heartbeats: Vec<Named>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     Report(Report),
     /// What Redis says was announced, by this run or an earlier one.
     Known(Known),
@@ -57,22 +57,22 @@ pub(crate) enum Event {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     Store(Store),
     Announce { user: Uuid, online: bool, at_us: u64 },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Known {
+pub struct Known {
     /// Announced as online, and Kafka has it.
-    pub(crate) online: Vec<Uuid>,
+    pub online: Vec<Uuid>,
     /// Announced as one or the other; nobody knows whether Kafka has it.
-    pub(crate) changing: Vec<Uuid>,
+    pub changing: Vec<Uuid>,
 }
 
 /// What Redis is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Store {
+pub enum Store {
     /// The device's newest session; expires.
     Session { named: Named, gateway: Arc<str>, run: Uuid },
     /// The device has none any more.
@@ -93,7 +93,7 @@ pub(crate) enum Store {
 /// A report that cannot be believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("gateway {gateway} reported as run {run}, but a newer run of it has reported since")]
-pub(crate) struct Superseded {
+pub struct Superseded {
     gateway: Arc<str>,
     run: Uuid,
 }
@@ -131,8 +131,9 @@ struct Gateway {
     lease_until_ms: u64,
 }
 
+/// See the module.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub struct Rules {
     timings: Timings,
     users: HashMap<Uuid, User>,
     gateways: HashMap<Arc<str>, Gateway>,
@@ -143,12 +144,14 @@ pub(crate) struct Rules {
     /// Until then nothing is concluded from silence.
     hold_until_ms: u64,
     redis_away: bool,
+    /// It was read what Redis holds.
+    has_known: bool,
     last_ms: u64,
 }
 
 impl Rules {
     /// At the start nothing is known, and Redis is not there yet.
-    pub(crate) fn new(timings: Timings, now: Now) -> Self {
+    pub fn new(timings: Timings, now: Now) -> Self {
         Self {
             timings,
             users: HashMap::new(),
@@ -157,12 +160,13 @@ impl Rules {
             learned_ms: now.ms + timings.full_period_ms(),
             hold_until_ms: now.ms + timings.full_period_ms(),
             redis_away: true,
+            has_known: false,
             last_ms: now.ms,
         }
     }
 
     /// An error only for a report that is not believed; it changes nothing.
-    pub(crate) fn step(&mut self, now: Now, event: Event) -> Result<Vec<Action>, Superseded> {
+    pub fn step(&mut self, now: Now, event: Event) -> Result<Vec<Action>, Superseded> {
         let paused_ms = now.ms.saturating_sub(self.last_ms);
         if paused_ms >= LONG_PAUSE_MS_MIN {
             self.hold(now, self.timings.full_period_ms());
@@ -190,20 +194,20 @@ impl Rules {
     }
 
     /// Whether the user is announced as online, and since or until when; nothing: not known here.
-    pub(crate) fn state(&self, user: &Uuid) -> Option<(bool, u64)> {
+    pub fn state(&self, user: &Uuid) -> Option<(bool, u64)> {
         self.users.get(user).map(|it| (it.online, it.announced_us))
     }
 
     /// Somebody may be online of whom nothing was heard yet.
-    pub(crate) fn is_learning(&self, now: Now) -> bool {
+    pub fn is_learning(&self, now: Now) -> bool {
         now.ms < self.learned_ms
     }
 
-    pub(crate) fn online(&self) -> usize {
+    pub fn online(&self) -> usize {
         self.users.values().filter(|user| user.online).count()
     }
 
-    pub(crate) fn sessions(&self) -> usize {
+    pub fn sessions(&self) -> usize {
         self.users.values().map(|user| user.sessions.len()).sum()
     }
 
@@ -351,9 +355,11 @@ impl Rules {
         }
     }
 
-    /// Takes over what earlier runs announced; what this run announced it knows better.
+    /// Takes over what earlier runs announced; what this run announced it knows better. Of whom it knows
+    /// nothing any more although Redis was there before, the last announcement may be missing in Redis.
     fn known(&mut self, known: &Known) {
-        let sure = known.online.iter().map(|id| (*id, false));
+        let may_be_old = std::mem::replace(&mut self.has_known, true);
+        let sure = known.online.iter().map(|id| (*id, may_be_old));
         for (id, unsure) in known.changing.iter().map(|id| (*id, true)).chain(sure) {
             let user = self.users.entry(id).or_default();
             if user.announced_us == 0 && !user.online {

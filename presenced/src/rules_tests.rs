@@ -168,6 +168,24 @@ fn what_an_earlier_run_may_not_have_announced_is_announced_again() {
 }
 
 #[test]
+fn of_whom_redis_missed_the_goodbye_the_return_is_announced() {
+    let mut rules = settled();
+    rules.step(at(100_000), Event::Known(Known::default())).unwrap();
+    rules.step(at(100_100), connected("g1", 1, named(1, 1, 1))).unwrap();
+    rules.step(at(100_200), disconnected("g1", 1, named(1, 1, 1))).unwrap();
+    let goodbye = run(&mut rules, 100_300, 103_200);
+    assert_eq!(goodbye, [(103_200, false)]);
+    let (_, at_us) = rules.state(&id(1)).unwrap();
+    // Kafka has it; that Redis was lost shows only now.
+    rules.step(at(103_300), Event::Announced { user: id(1), online: false, at_us }).unwrap();
+    rules.step(at(103_300), Event::RedisLost).unwrap();
+    rules.step(at(103_400), known_online()).unwrap();
+    rules.step(at(103_400), Event::RedisBack).unwrap();
+    let actions = rules.step(at(103_500), connected("g1", 1, named(1, 1, 2))).unwrap();
+    assert_eq!(announced(&actions), [(id(1), true)]);
+}
+
+#[test]
 fn after_a_restart_of_presenced_nobody_is_offline_before_a_heartbeat_could_come() {
     let mut rules = Rules::new(TIMINGS, at(0));
     rules.step(at(0), known_online()).unwrap();

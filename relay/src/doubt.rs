@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 const STEP: Duration = Duration::from_millis(DOUBT_STEP_MS_MAX);
 
 /// The records of a wave of which it is not known whether the broker has them, in their order.
-pub(crate) struct Doubt {
+#[derive(Debug)]
+pub struct Doubt {
     /// When the wave was begun, in milliseconds since the Unix epoch.
     since_ms: u64,
-    pub(crate) records: Vec<Record>,
+    pub records: Vec<Record>,
     outcomes: Vec<Outcome>,
     hasher: RandomState,
     /// Places in `records` by a hash of what they hold; each is found once.
@@ -31,7 +32,7 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
-    pub(crate) fn new(since_ms: u64, records: Vec<Record>) -> Self {
+    pub fn new(since_ms: u64, records: Vec<Record>) -> Self {
         let hasher = RandomState::new();
         let mut sought: HashMap<u64, Vec<usize>> = HashMap::new();
         for (index, record) in records.iter().enumerate().rev() {
@@ -43,7 +44,7 @@ impl Doubt {
     }
 
     /// A record of the log. One is ours only if topic, key and value are the same to the byte.
-    fn seen(&mut self, (topic, partition): (&str, i32), key: &[u8], value: &[u8]) {
+    pub fn seen(&mut self, (topic, partition): (&str, i32), key: &[u8], value: &[u8]) {
         let hash = self.hasher.hash_one((topic, key, value));
         let Some(places) = self.sought.get_mut(&hash) else { return };
         let is_it = |index: &usize| {
@@ -56,7 +57,7 @@ impl Doubt {
     }
 
     /// What became of each record, as far as the log was read.
-    pub(crate) fn outcomes(&self) -> &[Outcome] {
+    pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
     }
 

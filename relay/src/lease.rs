@@ -11,27 +11,27 @@
 use crate::limits::LEASE_MS_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) type Shard = i16;
-pub(crate) type Token = i64;
+pub type Shard = i16;
+pub type Token = i64;
 
 /// A row of the lease table, as the database saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) shard: Shard,
-    pub(crate) owner: String,
+pub struct Row {
+    pub shard: Shard,
+    pub owner: String,
     /// Time until it expires; not positive: anybody may take it.
-    pub(crate) remaining_ms: i64,
+    pub remaining_ms: i64,
 }
 
 impl Row {
     /// It ends later than any relay asks for.
-    pub(crate) fn is_endless(&self) -> bool {
+    pub fn is_endless(&self) -> bool {
         self.remaining_ms > i64::from(LEASE_MS_MAX)
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// Time to look; `busy` are the shards of which records are being published.
     Tick { busy: BTreeSet<Shard> },
     /// The whole table, and how many other relays are alive.
@@ -45,7 +45,7 @@ pub(crate) enum Event {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Read the table.
     Observe,
     /// Take these, if they are still free, carry this relay's name, or are endless.
@@ -55,16 +55,16 @@ pub(crate) enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) token: Token,
+pub struct Held {
+    pub token: Token,
     /// On the clock of the events.
-    pub(crate) valid_until_ms: u64,
+    pub valid_until_ms: u64,
     /// No longer published from; released once it is not busy.
-    pub(crate) yielding: bool,
+    pub yielding: bool,
 }
 
 #[derive(Debug)]
-pub(crate) struct Leases {
+pub struct Leases {
     instance: String,
     shards: Shard,
     lease_ms: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn new(instance: String, shards: Shard, lease_ms: u64) -> Self {
+    pub fn new(instance: String, shards: Shard, lease_ms: u64) -> Self {
         Self {
             instance,
             shards,
@@ -90,7 +90,7 @@ impl Leases {
     }
 
     /// What may be published from, with its token and until when.
-    pub(crate) fn usable(&self, now_ms: u64) -> impl Iterator<Item = (Shard, Held)> {
+    pub fn usable(&self, now_ms: u64) -> impl Iterator<Item = (Shard, Held)> {
         self.held
             .iter()
             .filter(move |(_, held)| !held.yielding && held.valid_until_ms > now_ms)
@@ -98,11 +98,11 @@ impl Leases {
     }
 
     /// Nothing is held any more.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    pub(crate) fn step(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
+    pub fn step(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
         match event {
             Event::Tick { busy } => self.tick(now_ms, &busy),
             Event::Observed { rows, peers } => self.observed(now_ms, &rows, peers),

@@ -19,7 +19,7 @@ pub(crate) const DEAD_LETTERS_HELD_MAX: usize = 256;
 /// Tries of a record that cannot be published, before it becomes a dead letter.
 pub(crate) const ATTEMPTS_MAX: i32 = 10;
 /// Waits between those tries; they double from the first to the second.
-pub(crate) const RETRY_MS_MIN: u64 = 50;
+pub const RETRY_MS_MIN: u64 = 50;
 pub(crate) const RETRY_MS_MAX: u64 = 10_000;
 /// Keys of one worker that are published one record at a time because one of theirs was refused.
 pub(crate) const SUSPECTS_MAX: usize = 1_024;
@@ -113,14 +113,14 @@ pub(crate) const LEASE_MS_MAX: u32 = 60_000;
 /// lease was taken, see [`crate::publisher`].
 ///
 /// The lease is renewed after so long.
-pub(crate) const RENEW_PERCENT: u64 = 10;
+pub const RENEW_PERCENT: u64 = 10;
 /// A wave that is not acknowledged after so long is taken back, and goes again with another producer:
 /// what the broker had of it is then there twice. So it is as late as the lease allows.
 pub(crate) const WAVE_PERCENT: u64 = 65;
 /// Kafka's client drops a message that it could not send for so long.
-pub(crate) const MESSAGE_PERCENT: u64 = 72;
+pub const MESSAGE_PERCENT: u64 = 72;
 /// A wave is begun only if the lease holds for at least so long.
-pub(crate) const BEGIN_PERCENT: u64 = 80;
+pub const BEGIN_PERCENT: u64 = 80;
 
 const _: () = assert!(RECORD_VALUE_BYTES_MAX + 20 * 1024 < RECORD_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX * 2 < DEAD_LETTER_BYTES_MAX);

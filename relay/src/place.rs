@@ -10,13 +10,13 @@ use std::error::Error;
 /// rewrite of the table moves a row, and another may come where it was: whoever goes by a place
 /// checks what is found there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Place([u8; 6]);
+pub struct Place([u8; 6]);
 
 /// What a row is deleted by.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RowId {
-    pub(crate) id: i64,
-    pub(crate) place: Place,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowId {
+    pub id: i64,
+    pub place: Place,
 }
 
 impl<'a> FromSql<'a> for Place {

@@ -15,20 +15,20 @@ struct Suspect {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Suspects {
+pub struct Suspects {
     keys: HashMap<KeyOf, Suspect>,
 }
 
 /// What to do with a record that was tried alone and refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sentence {
+pub enum Sentence {
     Retry,
     DeadLetter,
 }
 
 impl Suspects {
     /// Suspects a key. False: there are too many, which points at the broker, not at records.
-    pub(crate) fn add(&mut self, key: KeyOf, until_id: i64, now_ms: u64) -> bool {
+    pub fn add(&mut self, key: KeyOf, until_id: i64, now_ms: u64) -> bool {
         if self.keys.len() >= SUSPECTS_MAX && !self.keys.contains_key(&key) {
             return false;
         }
@@ -37,28 +37,28 @@ impl Suspects {
     }
 
     /// Forgets keys of shards that this worker no longer serves.
-    pub(crate) fn retain(&mut self, serves: impl Fn(Shard) -> bool) {
+    pub fn retain(&mut self, serves: impl Fn(Shard) -> bool) {
         self.keys.retain(|(shard, _), _| serves(*shard));
     }
 
-    pub(crate) fn keys(&self) -> Vec<&[u8]> {
+    pub fn keys(&self) -> Vec<&[u8]> {
         self.keys.keys().map(|(_, key)| key.as_slice()).collect()
     }
 
     /// A key whose next record is to be tried now.
-    pub(crate) fn due(&self, now_ms: u64) -> Option<KeyOf> {
+    pub fn due(&self, now_ms: u64) -> Option<KeyOf> {
         let due = self.keys.iter().filter(|(_, it)| it.retry_at_ms <= now_ms);
         due.min_by_key(|(_, it)| it.retry_at_ms).map(|(key, _)| key.clone())
     }
 
     /// When the next key is due.
-    pub(crate) fn next_ms(&self) -> Option<u64> {
+    pub fn next_ms(&self) -> Option<u64> {
         self.keys.values().map(|it| it.retry_at_ms).min()
     }
 
     /// The key's record `id` is gone: published, or a dead letter; the next one is due at once.
     /// Without an id: the key has none left.
-    pub(crate) fn cleared(&mut self, key: &KeyOf, id: Option<i64>, now_ms: u64) {
+    pub fn cleared(&mut self, key: &KeyOf, id: Option<i64>, now_ms: u64) {
         let Some(suspect) = self.keys.get_mut(key) else { return };
         if id.is_none_or(|id| id >= suspect.until_id) {
             self.keys.remove(key);
@@ -68,7 +68,7 @@ impl Suspects {
     }
 
     /// The key's record was refused, now for the `attempts`th time.
-    pub(crate) fn refused(&mut self, key: &KeyOf, attempts: i32, now_ms: u64) -> Sentence {
+    pub fn refused(&mut self, key: &KeyOf, attempts: i32, now_ms: u64) -> Sentence {
         if let Some(suspect) = self.keys.get_mut(key) {
             suspect.retry_at_ms = now_ms + backoff_ms(attempts);
         }
@@ -76,7 +76,7 @@ impl Suspects {
     }
 
     /// The broker did not take the key's record: it is tried again when the broker is back.
-    pub(crate) fn postpone(&mut self, key: &KeyOf, now_ms: u64) {
+    pub fn postpone(&mut self, key: &KeyOf, now_ms: u64) {
         if let Some(suspect) = self.keys.get_mut(key) {
             suspect.retry_at_ms = now_ms + RETRY_MS_MIN;
         }

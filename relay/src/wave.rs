@@ -6,35 +6,35 @@ use std::collections::{HashMap, HashSet};
 
 /// One row of the outbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) shard: Shard,
-    pub(crate) id: i64,
-    pub(crate) topic: String,
-    pub(crate) key: Vec<u8>,
-    pub(crate) value: Vec<u8>,
+pub struct Record {
+    pub shard: Shard,
+    pub id: i64,
+    pub topic: String,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
     /// An encoded `RecordHeaders`.
-    pub(crate) headers: Vec<u8>,
-    pub(crate) attempts: i32,
-    pub(crate) created_at_us: u64,
-    pub(crate) place: Place,
+    pub headers: Vec<u8>,
+    pub attempts: i32,
+    pub created_at_us: u64,
+    pub place: Place,
 }
 
 /// Records with one key are in order; this is a key, and the shard that it lives in.
-pub(crate) type KeyOf = (Shard, Vec<u8>);
+pub type KeyOf = (Shard, Vec<u8>);
 
 impl Record {
-    pub(crate) fn key_of(&self) -> KeyOf {
+    pub fn key_of(&self) -> KeyOf {
         (self.shard, self.key.clone())
     }
 
-    pub(crate) fn row(&self) -> RowId {
+    pub fn row(&self) -> RowId {
         RowId { id: self.id, place: self.place }
     }
 }
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The broker has it, in this partition.
     Acked(i32),
     /// This record cannot be published, and why.
@@ -49,11 +49,11 @@ pub(crate) enum Outcome {
 pub(crate) struct Verdict {
     /// Indices of the records that are published, and so is everything before them with their key; each
     /// with its partition.
-    pub(crate) published: Vec<(usize, i32)>,
+    pub published: Vec<(usize, i32)>,
     /// First refused record of each key: its index and the last id of that key in the wave.
-    pub(crate) refused: Vec<(usize, i64)>,
+    pub refused: Vec<(usize, i64)>,
     /// Why the broker did not take something.
-    pub(crate) stalled: Option<String>,
+    pub stalled: Option<String>,
 }
 
 /// Judges a wave, in the order of its records.

@@ -1,33 +1,30 @@
-//! A worker: reads its shards' rows, publishes them, marks them; again and again.
+//! A worker: carries the rules of [`crate::rounds`] to outbox and broker and back; again and again.
 //!
 //! ```text
-//! wake or poll --> read --> publish --> judge --> mark (delete)
-//!                                         |
-//!                                     suspects: one record at a time --> retry ... --> dead letter
+//! wake or poll --> a round (read, publish, mark) --> suspects: one record at a time
+//!                                                      retry ... --> dead letter
 //! ```
 
 use crate::config::Settings;
 use crate::database::Backoff;
-use crate::doubt::{self, Doubt};
+use crate::doubt;
 use crate::envelope;
-use crate::lease::{Shard, Token};
 use crate::limits::{
-    BEGIN_PERCENT, DEAD_LETTER_BYTES_MAX, DOUBT_TRIES_MAX, MESSAGE_PERCENT, RECORD_BYTES_MAX,
-    RETRY_MS_MIN, SUSPECTS_MS_MAX, WAVE_PERCENT, WAVE_ROWS_MAX,
+    BEGIN_PERCENT, DEAD_LETTER_BYTES_MAX, RECORD_BYTES_MAX, RETRY_MS_MIN, SUSPECTS_MS_MAX,
 };
 use crate::metrics::{RelayMetrics, Topic, TopicPartition};
 use crate::outbox::Outbox;
 use crate::ownership::{Ownership, Wave};
-use crate::place::RowId;
 use crate::publisher::{Deadlines, Publisher};
-use crate::suspects::{Sentence, Suspects};
-use crate::wave::{self, KeyOf, Outcome, Record};
+use crate::rounds::{Action, Done, Event, Fact, Marks, Rounds};
+use crate::suspects::Sentence;
+use crate::wave::{KeyOf, Outcome, Record};
 use crossbeam_channel::Receiver;
 use daemon::failpoint::{
     Injected, MARK_BEFORE_ACKNOWLEDGEMENT, RELAY_AFTER_LEASE_CHECK, RELAY_AFTER_PUBLISH,
     is_planted, reach,
 };
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -49,22 +46,8 @@ pub(crate) struct Worker {
     backoff: Backoff,
     publisher: Publisher,
     dead_letters: Publisher,
-    suspects: Suspects,
-    /// Acknowledged by the broker and not yet deleted.
-    unmarked: Vec<Published>,
-    /// A wave of which it is not known what the broker has, and how often that was asked in vain.
-    doubt: Option<(Doubt, u32)>,
-    /// Rows of a shard to read at once: less than configured while the broker is slow.
-    rows_max: i64,
+    rounds: Rounds,
     started: Instant,
-}
-
-/// A record that the broker has; its topic is one of ours.
-struct Published {
-    shard: Shard,
-    row: RowId,
-    topic: &'static str,
-    partition: i32,
 }
 
 /// A part of the work that could not go on; the next round begins anew.
@@ -75,15 +58,13 @@ enum Trouble {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
+        let lease_ms = u64::try_from(parts.settings.lease.as_millis()).unwrap_or(u64::MAX);
         Self {
             outbox: None,
             backoff: Backoff::default(),
             publisher: Publisher::new(&parts.settings, RECORD_BYTES_MAX),
             dead_letters: Publisher::new(&parts.settings, DEAD_LETTER_BYTES_MAX),
-            suspects: Suspects::default(),
-            unmarked: Vec::new(),
-            doubt: None,
-            rows_max: parts.settings.batch_max,
+            rounds: Rounds::new(lease_ms, parts.settings.batch_max),
             started: Instant::now(),
             parts,
         }
@@ -122,22 +103,52 @@ impl Worker {
         if wave.grants.is_empty() {
             return Ok(false);
         }
-        self.suspects.retain(|shard| wave.grants.iter().any(|grant| grant.shard == shard));
-        self.settle_doubt()?;
-        self.mark(&wave)?;
-        let records = {
-            let keys = self.suspects.keys();
-            let shards = i64::try_from(wave.grants.len()).unwrap_or(i64::MAX);
-            let rows_max = self.rows_max.min(WAVE_ROWS_MAX / shards).max(1);
-            let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
-            outbox.read(&wave.grants, &keys, rows_max).map_err(Trouble::Postgres)?
+        let grants = wave.grants.iter().map(|grant| (grant.shard, grant.token)).collect();
+        let actions = self.rounds.step(self.now_ms(), Event::Begun { grants });
+        let found_some = match self.perform(&wave, actions)? {
+            Done::Idle => false,
+            Done::Busy => true,
+            Done::Stalled(reason) => return Err(Trouble::Kafka(reason)),
         };
-        let found_some = !records.is_empty();
-        if found_some {
-            self.publish_wave(&wave, records)?;
-        }
         let tried_some = self.try_suspects(&wave)?;
         Ok(tried_some || found_some)
+    }
+
+    /// Does what the rounds ask for, to the round's end.
+    fn perform(&mut self, wave: &Wave, actions: Vec<Action>) -> Result<Done, Trouble> {
+        let mut actions: VecDeque<Action> = actions.into();
+        while let Some(action) = actions.pop_front() {
+            let event = match action {
+                Action::ReadLog => self.read_log(),
+                Action::Mark(marks) => {
+                    reach(RELAY_AFTER_PUBLISH).map_err(injected)?;
+                    Event::Marked { deleted: self.mark(&marks).map_err(Trouble::Postgres)? }
+                }
+                Action::Read { rows_max } => self.read(wave, rows_max)?,
+                Action::Publish { send_by_ms, acked_by_ms } => {
+                    self.publish(wave, send_by_ms, acked_by_ms)?
+                }
+                Action::DoubtGrants => {
+                    wave.doubt();
+                    continue;
+                }
+                Action::Tell(fact) => {
+                    self.tell(fact);
+                    continue;
+                }
+                Action::Done(done) => return Ok(done),
+            };
+            actions.extend(self.rounds.step(self.now_ms(), event));
+        }
+        Ok(Done::Busy)
+    }
+
+    fn read(&mut self, wave: &Wave, rows_max: i64) -> Result<Event, Trouble> {
+        let keys = self.rounds.suspects().keys();
+        let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
+        let records = outbox.read(&wave.grants, &keys, rows_max).map_err(Trouble::Postgres)?;
+        let valid_until_ms = self.valid_until_ms(wave);
+        Ok(Event::Read { records, valid_until_ms, wall_ms: daemon::clock::now_us() / 1_000 })
     }
 
     fn connect(&mut self) -> Result<(), Trouble> {
@@ -149,136 +160,92 @@ impl Worker {
         Ok(())
     }
 
-    /// Publishes what was read, marks what the broker has, and suspects what it refused.
-    fn publish_wave(&mut self, wave: &Wave, records: Vec<Record>) -> Result<(), Trouble> {
-        let Some(deadlines) = self.deadlines(wave) else { return Ok(()) };
-        let marks_early = is_planted(MARK_BEFORE_ACKNOWLEDGEMENT);
-        if marks_early {
-            // Nobody knows the partitions yet.
-            self.acknowledged(records.iter().map(|record| (record, 0)));
-            self.mark(wave)?;
+    /// Publishes the wave in hand.
+    fn publish(
+        &mut self,
+        wave: &Wave,
+        send_by_ms: u64,
+        acked_by_ms: u64,
+    ) -> Result<Event, Trouble> {
+        if is_planted(MARK_BEFORE_ACKNOWLEDGEMENT) {
+            self.mark_early(wave).map_err(Trouble::Postgres)?;
         }
         reach(RELAY_AFTER_LEASE_CHECK).map_err(injected)?;
         let begun = Instant::now();
-        let since_ms = daemon::clock::now_us() / 1_000;
-        let outcomes = self.publisher.publish(&records, deadlines, envelope::record);
-        let verdict = wave::judge(&records, &outcomes);
-        if verdict.stalled.is_none() {
+        let at = |ms| self.started + Duration::from_millis(ms);
+        let deadlines = Deadlines { send_by: at(send_by_ms), acked_by: at(acked_by_ms) };
+        let records = self.rounds.records();
+        let outcomes = self.publisher.publish(records, deadlines, envelope::record);
+        if !outcomes.iter().any(|it| matches!(it, Outcome::Stalled(_))) {
             self.parts.metrics.publish_latency_ms.observe(begun.elapsed().as_secs_f64() * 1e3);
         }
-        if !marks_early {
-            let published = verdict.published.iter();
-            self.acknowledged(published.map(|(index, partition)| (&records[*index], *partition)));
-        }
-        let now_ms = self.now_ms();
-        let mut too_many = false;
-        for (index, until_id) in &verdict.refused {
-            let record = &records[*index];
-            too_many |= !self.suspects.add(record.key_of(), *until_id, now_ms);
-            if let Outcome::Refused(reason) = &outcomes[*index] {
+        for (record, outcome) in records.iter().zip(&outcomes) {
+            if let Outcome::Refused(reason) = outcome {
                 tracing::warn!(topic = record.topic, id = record.id, reason, "record refused");
             }
         }
-        if verdict.stalled.is_some() {
-            let unsure = unpublished(records, &verdict.published);
-            self.doubt = Some((Doubt::new(since_ms, unsure), 0));
-        }
-        reach(RELAY_AFTER_PUBLISH).map_err(injected)?;
-        self.mark(wave)?;
-        match verdict.stalled {
-            Some(reason) => {
-                self.parts.metrics.stalls.inc();
-                self.rows_max = (self.rows_max / 2).max(1);
-                Err(Trouble::Kafka(reason))
-            }
-            None if too_many => Err(Trouble::Kafka("too many keys have refused records".into())),
-            None => {
-                self.rows_max = (self.rows_max * 2).min(self.parts.settings.batch_max);
-                Ok(())
-            }
-        }
+        Ok(Event::Published { outcomes })
     }
 
     /// Finds out what the broker has of a wave that it did not acknowledge in time.
-    fn settle_doubt(&mut self) -> Result<(), Trouble> {
-        let Some((mut doubt, tries)) = self.doubt.take() else { return Ok(()) };
-        match doubt::read_log(&self.parts.settings, &mut doubt) {
-            Ok(()) => {
-                let found = wave::judge(&doubt.records, doubt.outcomes()).published;
-                self.parts.metrics.found.inc_by(count(found.len()));
-                let found = found.iter();
-                self.acknowledged(
-                    found.map(|(index, partition)| (&doubt.records[*index], *partition)),
-                );
-                Ok(())
-            }
-            // What it has goes again, and clients drop it.
-            Err(reason) if tries + 1 >= DOUBT_TRIES_MAX => {
-                tracing::warn!(reason, records = doubt.records.len(), "published again unseen");
-                Ok(())
-            }
-            Err(reason) => {
-                self.doubt = Some((doubt, tries + 1));
-                Err(Trouble::Kafka(reason))
-            }
-        }
+    fn read_log(&mut self) -> Event {
+        let settings = &self.parts.settings;
+        let outcome = self.rounds.doubt().map_or(Ok(()), |it| doubt::read_log(settings, it));
+        Event::LogRead(outcome)
     }
 
-    /// Notes what the broker has.
-    fn acknowledged<'a>(&mut self, records: impl Iterator<Item = (&'a Record, i32)>) {
-        let now_us = daemon::clock::now_us();
-        for (record, partition) in records {
-            let age_us = u32::try_from(now_us.saturating_sub(record.created_at_us));
-            let age_ms = f64::from(age_us.unwrap_or(u32::MAX)) / 1e3;
-            self.parts.metrics.outbox_age_ms.observe(age_ms);
-            // Only records of known topics are published.
-            if let Some(topic) = envelope::known_topic(&record.topic) {
-                let (shard, row) = (record.shard, record.row());
-                self.unmarked.push(Published { shard, row, topic, partition });
-            }
-        }
-    }
-
-    /// Deletes what the broker has, under the leases of this wave.
-    fn mark(&mut self, wave: &Wave) -> Result<(), Trouble> {
-        if self.unmarked.is_empty() {
-            return Ok(());
-        }
-        let tokens: BTreeMap<Shard, Token> =
-            wave.grants.iter().map(|grant| (grant.shard, grant.token)).collect();
+    fn tell(&self, fact: Fact) {
         let metrics = &self.parts.metrics;
-        let before = self.unmarked.len();
-        // Of a shard that is another's now: it is published again, by that one.
-        self.unmarked.retain(|it| tokens.contains_key(&it.shard));
-        metrics.unmarked.inc_by(count(before - self.unmarked.len()));
-        let mut rows: BTreeMap<Shard, (Token, Vec<RowId>)> = BTreeMap::new();
-        for it in &self.unmarked {
-            rows.entry(it.shard).or_insert((tokens[&it.shard], Vec::new())).1.push(it.row);
+        match fact {
+            Fact::Acknowledged(created_at_us) => {
+                let now_us = daemon::clock::now_us();
+                for made_us in created_at_us {
+                    let age_us = u32::try_from(now_us.saturating_sub(made_us));
+                    let age_ms = f64::from(age_us.unwrap_or(u32::MAX)) / 1e3;
+                    metrics.outbox_age_ms.observe(age_ms);
+                }
+            }
+            Fact::Found(number) => {
+                let _ = metrics.found.inc_by(number);
+            }
+            Fact::Relayed(topic, partition, number) => {
+                let place = TopicPartition { topic, partition };
+                metrics.relayed.get_or_create(&place).inc_by(number);
+            }
+            Fact::Unmarked(number) => {
+                let _ = metrics.unmarked.inc_by(number);
+            }
+            Fact::Stall => {
+                let _ = metrics.stalls.inc();
+            }
+            Fact::Unseen(records, reason) => {
+                tracing::warn!(reason, records, "published again unseen");
+            }
         }
-        let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
-        let deleted =
-            outbox.delete(&self.parts.settings.instance, &rows).map_err(Trouble::Postgres)?;
-        let published = std::mem::take(&mut self.unmarked);
-        let refused = count(published.len()).saturating_sub(deleted);
-        metrics.unmarked.inc_by(refused);
-        if refused > 0 {
-            wave.doubt();
+    }
+
+    /// Deletes what the broker has, under the leases of the round; how many went.
+    fn mark(&mut self, marks: &Marks) -> Result<u64, String> {
+        if is_planted(MARK_BEFORE_ACKNOWLEDGEMENT) {
+            return Ok(marks.values().map(|(_, rows)| rows.len() as u64).sum());
         }
-        let mut by_partition: BTreeMap<(&'static str, i32), u64> = BTreeMap::new();
-        for it in &published {
-            *by_partition.entry((it.topic, it.partition)).or_default() += 1;
+        self.delete(marks)
+    }
+
+    /// The defect that a test can plant.
+    fn mark_early(&mut self, wave: &Wave) -> Result<(), String> {
+        let mut marks = Marks::new();
+        for record in self.rounds.records() {
+            let grant = wave.grants.iter().find(|grant| grant.shard == record.shard);
+            let token = grant.map(|it| it.token).unwrap_or_default();
+            marks.entry(record.shard).or_insert((token, Vec::new())).1.push(record.row());
         }
-        // Which ones were refused is not known: told of the partitions with most of them.
-        let mut left = refused;
-        let mut by_partition: Vec<_> = by_partition.into_iter().collect();
-        by_partition.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-        for ((topic, partition), number) in by_partition {
-            let taken = left.min(number);
-            left -= taken;
-            let place = TopicPartition { topic, partition };
-            metrics.relayed.get_or_create(&place).inc_by(number - taken);
-        }
-        Ok(())
+        self.delete(&marks).map(drop)
+    }
+
+    fn delete(&mut self, marks: &Marks) -> Result<u64, String> {
+        let outbox = self.outbox.as_mut().ok_or("no connection to PostgreSQL")?;
+        outbox.delete(&self.parts.settings.instance, marks)
     }
 
     /// Tries the records of suspected keys that are due, one by one; true if there was one.
@@ -286,16 +253,20 @@ impl Worker {
         let until = Instant::now() + Duration::from_millis(SUSPECTS_MS_MAX);
         let mut tried_some = false;
         while Instant::now() < until {
-            let Some(key) = self.suspects.due(self.now_ms()) else { break };
+            let now_ms = self.now_ms();
+            let Some(key) = self.rounds.suspects().due(now_ms) else { break };
             tried_some = true;
             let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
             match outbox.read_first(key.0, &key.1).map_err(Trouble::Postgres)? {
-                None => self.suspects.cleared(&key, None, self.now_ms()),
+                None => {
+                    let now_ms = self.now_ms();
+                    self.rounds.suspects().cleared(&key, None, now_ms);
+                }
                 Some(record) => {
                     let tried = self.try_alone(wave, &key, record);
                     if tried.is_err() {
                         let now_ms = self.now_ms();
-                        self.suspects.postpone(&key, now_ms);
+                        self.rounds.suspects().postpone(&key, now_ms);
                     }
                     tried?;
                 }
@@ -314,9 +285,10 @@ impl Worker {
         let [record] = alone;
         match outcome {
             Some(Outcome::Acked(partition)) => {
-                self.acknowledged(std::iter::once((&record, partition)));
-                self.mark(wave)?;
-                self.suspects.cleared(key, Some(record.id), self.now_ms());
+                let actions = self.rounds.acknowledge_alone(&record, partition);
+                self.perform(wave, actions)?;
+                let now_ms = self.now_ms();
+                self.rounds.suspects().cleared(key, Some(record.id), now_ms);
                 Ok(())
             }
             Some(Outcome::Refused(reason)) => self.refused_alone(wave, key, record, &reason),
@@ -342,7 +314,7 @@ impl Worker {
         }
         let attempts = record.attempts;
         let now_ms = self.now_ms();
-        if self.suspects.refused(key, attempts, now_ms) == Sentence::Retry {
+        if self.rounds.suspects().refused(key, attempts, now_ms) == Sentence::Retry {
             return Ok(());
         }
         if let Err(error) = self.bury(wave, &record, reason) {
@@ -352,7 +324,8 @@ impl Worker {
         }
         tracing::error!(topic = record.topic, id = record.id, attempts, reason, "dead letter");
         self.parts.metrics.dead_lettered.get_or_create(&topic).inc();
-        self.suspects.cleared(key, Some(record.id), self.now_ms());
+        let now_ms = self.now_ms();
+        self.rounds.suspects().cleared(key, Some(record.id), now_ms);
         Ok(())
     }
 
@@ -371,28 +344,27 @@ impl Worker {
         }
         let grant = wave.grants.iter().find(|grant| grant.shard == record.shard);
         let token = grant.ok_or("the shard is another relay's")?.token;
-        let rows = BTreeMap::from([(record.shard, (token, vec![record.row()]))]);
-        let outbox = self.outbox.as_mut().ok_or("no connection to PostgreSQL")?;
-        outbox.delete(&self.parts.settings.instance, &rows).map(|_| ())
+        self.delete(&Marks::from([(record.shard, (token, vec![record.row()]))])).map(drop)
     }
 
     /// Nothing if the lease does not last long enough to begin.
     fn deadlines(&self, wave: &Wave) -> Option<Deadlines> {
-        let now = Instant::now();
-        let settings = &self.parts.settings;
-        let send_by = wave.valid_until()?.checked_sub(settings.lease_part(MESSAGE_PERCENT))?;
-        let acked_by = now + settings.lease_part(WAVE_PERCENT);
-        // The last record handed over must have time to be acknowledged, too.
-        let send_by = send_by.min(now + settings.lease_part(WAVE_PERCENT) / 2);
-        (send_by > now).then_some(Deadlines { send_by, acked_by })
+        let valid_until_ms = self.valid_until_ms(wave);
+        let (send_by_ms, acked_by_ms) = self.rounds.deadlines(self.now_ms(), valid_until_ms)?;
+        let at = |ms| self.started + Duration::from_millis(ms);
+        Some(Deadlines { send_by: at(send_by_ms), acked_by: at(acked_by_ms) })
     }
 
-    fn idle_wait(&self) -> Duration {
+    /// On this worker's clock, as the grants stand now.
+    fn valid_until_ms(&self, wave: &Wave) -> Option<u64> {
+        let since = wave.valid_until()?.saturating_duration_since(self.started);
+        Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn idle_wait(&mut self) -> Duration {
         let poll = self.parts.settings.poll;
-        let next_ms = self.suspects.next_ms();
-        next_ms.map_or(poll, |at_ms| {
-            poll.min(Duration::from_millis(at_ms.saturating_sub(self.now_ms())))
-        })
+        let (next_ms, now_ms) = (self.rounds.suspects().next_ms(), self.now_ms());
+        next_ms.map_or(poll, |at_ms| poll.min(Duration::from_millis(at_ms.saturating_sub(now_ms))))
     }
 
     fn now_ms(&self) -> u64 {
@@ -406,16 +378,4 @@ fn injected(error: Injected) -> Trouble {
 
 fn no_connection() -> Trouble {
     Trouble::Postgres("no connection".to_owned())
-}
-
-/// The records of a wave that do not count as published, in their order.
-fn unpublished(records: Vec<Record>, published: &[(usize, i32)]) -> Vec<Record> {
-    let mut published = published.iter().map(|(index, _)| *index).peekable();
-    let is_published = |index: usize| published.next_if_eq(&index).is_some();
-    let keep: Vec<bool> = (0..records.len()).map(is_published).map(|it| !it).collect();
-    records.into_iter().zip(keep).filter_map(|(record, keep)| keep.then_some(record)).collect()
-}
-
-fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
 }

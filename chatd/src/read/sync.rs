@@ -45,12 +45,19 @@ const EVENTS: Query = Query {
 
 /// A membership of the asker.
 #[derive(Debug, Clone, Copy)]
-struct Membership {
-    conversation_id: Uuid,
-    joined: u64,
-    left: Option<u64>,
-    last: u64,
+pub struct Membership {
+    /// Where it is of.
+    pub conversation_id: Uuid,
+    /// The first event that the member may see.
+    pub joined: u64,
+    /// The last one, of a membership that ended.
+    pub left: Option<u64>,
+    /// The conversation's last event.
+    pub last: u64,
 }
+
+/// A conversation, and the first and last sequence number that are asked of it.
+pub type Range = (Uuid, u64, u64);
 
 /// A conversation's part of the answer while it is put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,14 +96,26 @@ pub(crate) fn sync(connection: &mut Connection, sync: &Sync) -> Result<SyncResul
             last: unsigned(row.get(3)),
         })
         .collect();
-    let mut progress = plan(&memberships, &cursors, sync.limit);
+    answer(&memberships, &cursors, sync.limit, |ranges| read_ranges(connection, ranges))
+}
+
+/// Puts the answer together; `read` gives the events of each range, in order.
+pub fn answer<E>(
+    memberships: &[Membership],
+    cursors: &HashMap<Uuid, u64>,
+    limit: u32,
+    mut read: impl FnMut(&[Range]) -> Result<Vec<Vec<Event>>, E>,
+) -> Result<SyncResult, E> {
+    let mut progress = plan(memberships, cursors, limit);
     let mut pages = Vec::new();
     let mut bytes = 0;
     let pieces = pieces(&progress);
     let mut rest = pieces.as_slice();
     while !rest.is_empty() && bytes < SYNC_BYTES_MAX {
         let (chunk, later) = rest.split_at(chunk_pieces(rest));
-        bytes += read_chunk(connection, chunk, &mut progress, &mut pages)?;
+        let range = |it: &Piece| (progress[it.index].conversation_id, it.first, it.last);
+        let events = read(&chunk.iter().map(range).collect::<Vec<_>>())?;
+        bytes += add_chunk(chunk, events, &mut progress, &mut pages);
         rest = later;
     }
     Ok(SyncResult { pages, verdicts: progress.iter().map(verdict).collect() })
@@ -173,29 +192,31 @@ fn chunk_pieces(pieces: &[Piece]) -> usize {
     fitting.count().max(1)
 }
 
-/// Reads one chunk; returns the bytes of its texts.
-fn read_chunk(
-    connection: &mut Connection,
-    chunk: &[Piece],
-    progress: &mut [Progress],
-    pages: &mut Vec<SyncPage>,
-) -> Result<usize, Failure> {
-    let ids: Vec<Uuid> = chunk.iter().map(|it| progress[it.index].conversation_id).collect();
-    let first: Vec<i64> = chunk.iter().map(|it| signed(it.first)).collect();
-    let last: Vec<i64> = chunk.iter().map(|it| signed(it.last)).collect();
+fn read_ranges(connection: &mut Connection, ranges: &[Range]) -> Result<Vec<Vec<Event>>, Failure> {
+    let ids: Vec<Uuid> = ranges.iter().map(|it| it.0).collect();
+    let first: Vec<i64> = ranges.iter().map(|it| signed(it.1)).collect();
+    let last: Vec<i64> = ranges.iter().map(|it| signed(it.2)).collect();
     let rows = connection.rows(&EVENTS, &[&ids, &first, &last])?;
-    let mut bytes = 0;
-    let mut events: Vec<Vec<Event>> = chunk.iter().map(|_| Vec::new()).collect();
+    let mut events: Vec<Vec<Event>> = ranges.iter().map(|_| Vec::new()).collect();
     for row in &rows {
-        let event = event(row);
-        bytes += event_bytes(&event);
         // Ordinals count from 1.
         let ordinal = usize::try_from(row.get::<_, i64>(9)).unwrap_or(0);
         if let Some(page) = ordinal.checked_sub(1).and_then(|index| events.get_mut(index)) {
-            page.push(event);
+            page.push(event(row));
         }
     }
-    for (piece, events) in chunk.iter().zip(events) {
+    Ok(events)
+}
+
+/// Adds what was read of one chunk; returns the bytes of its texts.
+fn add_chunk(
+    chunk: &[Piece],
+    read: Vec<Vec<Event>>,
+    progress: &mut [Progress],
+    pages: &mut Vec<SyncPage>,
+) -> usize {
+    let bytes = read.iter().flatten().map(event_bytes).sum();
+    for (piece, events) in chunk.iter().zip(read) {
         let it = &mut progress[piece.index];
         // Only what follows on without a hole is complete.
         if it.complete_to + 1 == piece.first && !events.is_empty() {
@@ -204,7 +225,7 @@ fn read_chunk(
             pages.push(SyncPage { conversation_id, events });
         }
     }
-    Ok(bytes)
+    bytes
 }
 
 /// About what an event takes in the answer.

@@ -1,13 +1,11 @@
 //! The receipts' part of a batch's transaction.
 
 use super::command::ReceiptCommand;
+use super::engine::CommitError;
 use super::receipts::{Judged, Standing, Told, judge, told};
 use super::record::{MovedReceipt, OutboxRow, receipt};
-use super::statements::write_receipts;
-use super::summaries::Counting;
-use crate::db::Connection;
+use super::store::Store;
 use crate::failure::Failure;
-use postgres::Error;
 use proto::Uuid;
 use std::collections::HashMap;
 
@@ -20,15 +18,15 @@ pub(super) struct Acknowledged {
 
 /// Stores the cursors that move, and says who is to be told of each.
 pub(super) fn acknowledge(
-    connection: &mut Connection,
+    store: &mut impl Store,
     receipts: &[&ReceiptCommand],
     standings: &HashMap<Uuid, Standing>,
     now_us: u64,
-) -> Result<Acknowledged, Error> {
+) -> Result<Acknowledged, CommitError> {
     let Judged { answers, cursors } = judge(receipts, standings);
-    let counting = Counting::begin(connection, &cursors, standings)?;
-    let moved = write_receipts(connection, &cursors, now_us)?;
-    counting.end(connection, &moved)?;
+    let counting = store.begin_counting(&cursors, standings)?;
+    let moved = store.write_receipts(&cursors, now_us)?;
+    store.end_counting(counting, &moved)?;
     let mut outbox = Vec::new();
     for moved in moved {
         let (Some(cursor), Some(standing)) = (cursors.get(&moved.key), standings.get(&moved.key.0))

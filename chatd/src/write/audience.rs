@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 /// A conversation's members, sorted and packed as they travel in a record's headers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Audience {
+pub struct Audience {
     packed: Vec<u8>,
 }
 
 impl Audience {
-    pub(crate) fn new(members: &[Uuid]) -> Self {
+    pub fn new(members: &[Uuid]) -> Self {
         let mut members = members.to_vec();
         members.sort_unstable();
         members.dedup();
@@ -28,17 +28,17 @@ impl Audience {
         self.ids().len()
     }
 
-    pub(crate) fn contains(&self, user_id: &Uuid) -> bool {
+    pub fn contains(&self, user_id: &Uuid) -> bool {
         self.ids().binary_search(user_id.as_bytes()).is_ok()
     }
 
     /// 16 bytes a user, back to back.
-    pub(crate) fn packed(&self) -> &[u8] {
+    pub fn packed(&self) -> &[u8] {
         &self.packed
     }
 
     /// With `users`, whether or not they were there.
-    pub(crate) fn with(&self, users: &[Uuid]) -> Self {
+    pub fn with(&self, users: &[Uuid]) -> Self {
         let mut ids: Vec<[u8; ID_BYTES]> = self.ids().to_vec();
         ids.extend(users.iter().map(|it| *it.as_bytes()));
         // Two runs that are sorted: one pass.
@@ -47,7 +47,7 @@ impl Audience {
         Self { packed: ids.into_flattened() }
     }
 
-    pub(crate) fn without(&self, user_id: &Uuid) -> Self {
+    pub fn without(&self, user_id: &Uuid) -> Self {
         let mut audience = self.clone();
         if let Ok(index) = self.ids().binary_search(user_id.as_bytes()) {
             audience.packed.drain(index * ID_BYTES..(index + 1) * ID_BYTES);

@@ -9,20 +9,20 @@ use proto::limits::{IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX, TITLE_BYT
 
 /// A request for the conversation's next sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Append {
-    pub(crate) conversation_id: Uuid,
-    pub(crate) sender_id: Uuid,
-    pub(crate) device_id: Uuid,
-    pub(crate) key: String,
-    pub(crate) body_hash: BodyHash,
+pub struct Append {
+    pub conversation_id: Uuid,
+    pub sender_id: Uuid,
+    pub device_id: Uuid,
+    pub key: String,
+    pub body_hash: BodyHash,
     /// W3C trace context; empty when there is none.
-    pub(crate) traceparent: String,
-    pub(crate) change: Change,
+    pub traceparent: String,
+    pub change: Change,
 }
 
 /// What is appended to the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     Message {
         text: String,
     },
@@ -44,30 +44,30 @@ pub(crate) enum Change {
 
 /// The answer to an [`Append`]: what is now durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Appended {
+pub struct Appended {
     /// Messages only.
-    pub(crate) message_id: Option<Uuid>,
-    pub(crate) sequence_number: u64,
-    pub(crate) message_number: u64,
-    pub(crate) created_at_us: u64,
+    pub message_id: Option<Uuid>,
+    pub sequence_number: u64,
+    pub message_number: u64,
+    pub created_at_us: u64,
     /// The key was known: this is the first answer again.
-    pub(crate) repeated: bool,
+    pub repeated: bool,
 }
 
 /// How far a device of a member has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ReceiptCommand {
-    pub(crate) conversation_id: Uuid,
-    pub(crate) user_id: Uuid,
-    pub(crate) device_id: Uuid,
-    pub(crate) delivered_sequence_number: u64,
-    pub(crate) read_sequence_number: u64,
-    pub(crate) traceparent: String,
+pub struct ReceiptCommand {
+    pub conversation_id: Uuid,
+    pub user_id: Uuid,
+    pub device_id: Uuid,
+    pub delivered_sequence_number: u64,
+    pub read_sequence_number: u64,
+    pub traceparent: String,
 }
 
 impl Append {
     /// Checks everything that needs no database.
-    pub(crate) fn new(
+    pub fn new(
         conversation_id: Uuid,
         (sender_id, device_id): (Uuid, Uuid),
         key: String,
@@ -108,7 +108,7 @@ impl Change {
 
 impl ReceiptCommand {
     /// What was read was delivered.
-    pub(crate) fn checked(mut self) -> Result<Self, Failure> {
+    pub fn checked(mut self) -> Result<Self, Failure> {
         self.delivered_sequence_number =
             self.delivered_sequence_number.max(self.read_sequence_number);
         if self.delivered_sequence_number == 0 {

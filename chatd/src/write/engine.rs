@@ -12,19 +12,16 @@
 //! the next [`CAUTIOUS_BATCHES`]. What is refused is always refused under the lock.
 
 use super::acknowledge::{Acknowledged, acknowledge};
-use super::alone::append_alone;
 use super::audience::{Audience, AudienceCache};
 use super::command::{Append, Appended, Change, ReceiptCommand};
 use super::plan::{Found, Locked, Plan, plan};
 use super::receipts::Standing;
 use super::record::OutboxRow;
 use super::remembered::Remembered;
-use super::statements::{self as sql, LockedRow};
-use super::waker::Waker;
-use crate::db::{Connection, Role, Settings};
+use super::statements::{LockedRow, shard};
+use super::store::{Source, Store};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
-use crate::metrics::KindLabel;
 use daemon::failpoint::{
     CHATD_AFTER_COMMIT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT, CHATD_BEFORE_INSERT, Injected,
     reach,
@@ -35,17 +32,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A writer's connection and what it remembers between batches.
-pub(crate) struct Engine {
-    settings: Settings,
-    connection: Option<Connection>,
+pub struct Engine<S: Source> {
+    source: S,
+    connection: Option<S::Store>,
     audiences: AudienceCache,
     remembered: Remembered,
     /// Batches whose keys are all looked up from now on.
     wary: u32,
     /// Batches whose conversations are all locked first from now on.
     cautious: u32,
-    waker: Waker,
-    /// Relays were not told of what was committed.
+    /// The relay was not told of what was committed.
     owes_wake: bool,
 }
 
@@ -75,20 +71,32 @@ where
 }
 
 /// What each request is told, in the order of the requests.
-pub(crate) struct Outcome {
-    pub(crate) appended: Vec<Result<Appended, Failure>>,
-    pub(crate) receipts: Vec<Result<(), Failure>>,
+#[derive(Debug)]
+pub struct Outcome {
+    /// What each append is told.
+    pub appended: Vec<Result<Appended, Failure>>,
+    /// What each receipt is told.
+    pub receipts: Vec<Result<(), Failure>>,
 }
 
 /// Why a batch has no outcome. It may have been committed: only its keys can tell.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum CommitError {
+pub enum CommitError {
     /// Connection trouble, shutdown, deadlock: the same batch may succeed later.
     Temporary(String),
     /// Another chatd used a key of the batch at the same time.
     Unique(String),
     /// Something in the batch: its requests may succeed one by one.
     Data(String),
+}
+
+impl CommitError {
+    /// What was wrong, for the log.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Temporary(reason) | Self::Unique(reason) | Self::Data(reason) => reason,
+        }
+    }
 }
 
 impl From<postgres::Error> for CommitError {
@@ -110,11 +118,11 @@ impl From<Injected> for CommitError {
     }
 }
 
-impl Engine {
-    pub(crate) fn new(settings: Settings, waker: Waker) -> Self {
+impl<S: Source> Engine<S> {
+    /// An engine that connects with its first batch.
+    pub fn new(source: S) -> Self {
         Self {
-            settings,
-            waker,
+            source,
             connection: None,
             audiences: AudienceCache::default(),
             remembered: Remembered::default(),
@@ -126,7 +134,7 @@ impl Engine {
 
     /// Commits a batch. Nothing is answered here: when this returns an outcome, it is durable.
     /// [`Self::wake_relay`] is to follow, once everybody has their answers.
-    pub(crate) fn commit(
+    pub fn commit(
         &mut self,
         appends: &[&Append],
         receipts: &[&ReceiptCommand],
@@ -161,20 +169,21 @@ impl Engine {
         receipts: &[&ReceiptCommand],
         care: Care,
     ) -> Result<Outcome, Undone> {
-        let usable = self.connection.as_mut().is_some_and(Connection::is_usable);
+        let usable = self.connection.as_mut().is_some_and(Store::is_usable);
         let connection = match self.connection.take() {
             Some(connection) if usable => self.connection.insert(connection),
             _ => {
                 // It may be another server's database now.
                 self.remembered.forget_all();
-                self.connection.insert(open(&self.settings)?)
+                self.connection.insert(self.source.connect()?)
             }
         };
         let audiences = &mut self.audiences;
-        let now_us = daemon::clock::now_us();
+        let now_us = self.source.now_us();
         let ids: BTreeSet<Uuid> = appends.iter().map(|it| it.conversation_id).collect();
         let remembered = if care.locks { None } else { self.remembered.rows(ids.iter()) };
-        let batch = Batch { connection, audiences, care, now_us };
+        let new_id: &mut dyn FnMut() -> Uuid = &mut || self.source.new_id();
+        let batch = Batch { connection, audiences, care, now_us, new_id };
         let outcome = match remembered {
             Some(rows) if rows.len() == 1 && receipts.is_empty() && are_plain(appends) => {
                 batch.append_alone(appends, rows)
@@ -196,14 +205,14 @@ impl Engine {
         reach(CHATD_AFTER_COMMIT)?;
         self.owes_wake |= !(plan.outbox.is_empty() && told.outbox.is_empty());
         self.remember(&plan);
-        self.count(&plan, &told);
+        self.source.committed(&plan, &told.outbox);
         Ok(Outcome { appended: plan.answers, receipts: told.answers })
     }
 
-    /// Tells relays that there is something in the outbox, if there is.
-    pub(crate) fn wake_relay(&mut self) {
+    /// Tells the relay that there is something in the outbox, if there is.
+    pub fn wake_relay(&mut self) {
         if std::mem::take(&mut self.owes_wake) {
-            self.waker.wake();
+            self.source.wake_relay();
         }
     }
 
@@ -223,28 +232,6 @@ impl Engine {
             });
         }
     }
-
-    fn count(&self, plan: &Plan<'_>, told: &Acknowledged) {
-        let metrics = self.settings.metrics();
-        let rows = plan.outbox.iter().chain(&told.outbox);
-        metrics.committed(rows.map(|it| (it.topic, &it.key)));
-        let messages = plan.events.iter().filter(|it| it.message_id.is_some()).count() as u64;
-        let others = plan.events.len() as u64 - messages;
-        for (kind, count) in [("message", messages), ("other", others)] {
-            if count > 0 {
-                metrics.events_committed.get_or_create(&KindLabel { kind }).inc_by(count);
-            }
-        }
-        let repeated = plan.answers.iter().flatten().filter(|it| it.repeated).count();
-        metrics.repeated.inc_by(repeated as u64);
-    }
-}
-
-fn open(settings: &Settings) -> Result<Connection, CommitError> {
-    let mut connection = Connection::open(settings, Role::Writer)?;
-    // Again with each connection: the server may have been restarted with other settings.
-    connection.check_durability(settings).map_err(CommitError::Temporary)?;
-    Ok(connection)
 }
 
 /// Messages and titles, few enough for one statement.
@@ -255,14 +242,15 @@ fn are_plain(appends: &[&Append]) -> bool {
 }
 
 /// One attempt at a batch.
-struct Batch<'e> {
-    connection: &'e mut Connection,
+struct Batch<'e, S> {
+    connection: &'e mut S,
     audiences: &'e mut AudienceCache,
     care: Care,
     now_us: u64,
+    new_id: &'e mut dyn FnMut() -> Uuid,
 }
 
-impl Batch<'_> {
+impl<S: Store> Batch<'_, S> {
     /// All of it in one transaction; with the conversations as they are remembered, or locked.
     fn write<'a>(
         self,
@@ -271,16 +259,16 @@ impl Batch<'_> {
         ids: &BTreeSet<Uuid>,
         remembered: Option<Vec<LockedRow>>,
     ) -> Result<(Plan<'a>, Acknowledged), Undone> {
-        let Self { connection, audiences, care, now_us } = self;
+        let Self { connection, audiences, care, now_us, new_id } = self;
         connection.transaction(|connection| {
-            let mut batch = Batch { connection, audiences, care, now_us };
+            let mut batch = Batch { connection, audiences, care, now_us, new_id };
             let plan = batch.append(appends, ids, remembered)?;
             let told = batch.acknowledge(receipts, &plan)?;
             let mut rows: Vec<&OutboxRow> = plan.outbox.iter().chain(&told.outbox).collect();
             // A shard's rows side by side, as relays read them; a key is of one shard, and its rows stay
             // in their order.
-            rows.sort_by_cached_key(|row| sql::shard(row));
-            sql::write_outbox(batch.connection, &rows)?;
+            rows.sort_by_cached_key(|row| shard(row));
+            batch.connection.write_outbox(&rows)?;
             reach(CHATD_BEFORE_COMMIT)?;
             Ok((plan, told))
         })
@@ -300,16 +288,16 @@ impl Batch<'_> {
             Some(rows) => self.plan_remembered(appends, rows)?,
             None => {
                 let ids: Vec<Uuid> = ids.iter().copied().collect();
-                let rows = sql::lock(self.connection, &ids)?;
+                let rows = self.connection.lock(&ids)?;
                 self.plan(appends, rows)?
             }
         };
         reach(CHATD_BEFORE_INSERT)?;
-        if !sql::write_conversations(self.connection, &plan)? {
+        if !self.connection.write_conversations(&plan)? {
             return Err(Undone::Stale);
         }
-        sql::write_members(self.connection, &plan.members)?;
-        sql::write_events(self.connection, &plan.events)?;
+        self.connection.write_members(&plan.members)?;
+        self.connection.write_events(&plan.events)?;
         reach(CHATD_AFTER_INSERT)?;
         Ok(plan)
     }
@@ -324,7 +312,7 @@ impl Batch<'_> {
             return Ok(Acknowledged::default());
         }
         let standings = standings(self.connection, self.audiences, receipts, plan)?;
-        Ok(acknowledge(self.connection, receipts, &standings, self.now_us)?)
+        acknowledge(self.connection, receipts, &standings, self.now_us)
     }
 
     /// A few messages of one conversation, in one statement.
@@ -338,7 +326,7 @@ impl Batch<'_> {
         for point in [CHATD_BEFORE_INSERT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT] {
             reach(point)?;
         }
-        if append_alone(self.connection, &plan)? {
+        if self.connection.append_alone(&plan)? {
             Ok((plan, Acknowledged::default()))
         } else {
             Err(Undone::Stale)
@@ -379,8 +367,8 @@ impl Batch<'_> {
         });
         let conversations = conversations.collect();
         let asked = to_look_up(appends, &conversations, self.care.keys);
-        let known = sql::known_keys(self.connection, &asked)?;
-        Ok(plan(appends, Found { conversations, known }, self.now_us, &mut proto::id::new))
+        let known = self.connection.known_keys(&asked)?;
+        Ok(plan(appends, Found { conversations, known }, self.now_us, self.new_id))
     }
 }
 
@@ -404,7 +392,7 @@ fn to_look_up<'a>(
 
 /// What a batch's receipts are judged by.
 fn standings(
-    connection: &mut Connection,
+    connection: &mut impl Store,
     cache: &mut AudienceCache,
     receipts: &[&ReceiptCommand],
     plan: &Plan<'_>,
@@ -424,7 +412,7 @@ fn standings(
             }
         }
     }
-    let rows = sql::read(connection, &unknown.into_iter().collect::<Vec<_>>())?;
+    let rows = connection.read(&unknown.into_iter().collect::<Vec<_>>())?;
     let versions: Vec<_> = rows.iter().map(|(id, _, version)| (*id, *version)).collect();
     let mut audiences = audiences(connection, cache, &versions)?;
     for (conversation_id, last_sequence_number, _) in rows {
@@ -436,7 +424,7 @@ fn standings(
 
 /// The audiences of conversations at these versions, from the cache where it knows them.
 fn audiences(
-    connection: &mut Connection,
+    connection: &mut impl Store,
     cache: &mut AudienceCache,
     versions: &[(Uuid, u64)],
 ) -> Result<HashMap<Uuid, Arc<Audience>>, CommitError> {
@@ -454,7 +442,7 @@ fn audiences(
         return Ok(audiences);
     }
     let ids: Vec<Uuid> = missing.iter().map(|(id, _)| *id).collect();
-    let mut found = sql::audiences(connection, &ids)?;
+    let mut found = connection.audiences(&ids)?;
     for (conversation_id, version) in missing {
         let audience = Arc::new(found.remove(&conversation_id).unwrap_or_default());
         cache.put(conversation_id, version, Arc::clone(&audience));

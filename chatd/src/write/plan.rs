@@ -26,69 +26,69 @@ pub(crate) mod kind {
 
 /// A conversation as it stands under the batch's lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Locked {
-    pub(crate) last_sequence_number: u64,
-    pub(crate) last_message_number: u64,
-    pub(crate) membership_version: u64,
-    pub(crate) created_by: Uuid,
-    pub(crate) last_event_at_us: u64,
-    pub(crate) audience: Arc<Audience>,
+pub struct Locked {
+    pub last_sequence_number: u64,
+    pub last_message_number: u64,
+    pub membership_version: u64,
+    pub created_by: Uuid,
+    pub last_event_at_us: u64,
+    pub audience: Arc<Audience>,
 }
 
 /// What an idempotency key was answered with before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) body_hash: Vec<u8>,
-    pub(crate) answer: Appended,
+pub struct Known {
+    pub body_hash: Vec<u8>,
+    pub answer: Appended,
 }
 
 /// What the database knows about a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) conversations: HashMap<Uuid, Locked>,
+    pub conversations: HashMap<Uuid, Locked>,
     /// By the request's index in the batch.
-    pub(crate) known: HashMap<usize, Known>,
+    pub known: HashMap<usize, Known>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct EventRow<'a> {
-    pub(crate) append: &'a Append,
-    pub(crate) sequence_number: u64,
-    pub(crate) kind: i16,
-    pub(crate) message_id: Option<Uuid>,
-    pub(crate) message_number: u64,
-    pub(crate) text: Option<&'a str>,
-    pub(crate) details: Option<Vec<u8>>,
-    pub(crate) created_at_us: u64,
+pub struct EventRow<'a> {
+    pub append: &'a Append,
+    pub sequence_number: u64,
+    pub kind: i16,
+    pub message_id: Option<Uuid>,
+    pub message_number: u64,
+    pub text: Option<&'a str>,
+    pub details: Option<Vec<u8>>,
+    pub created_at_us: u64,
 }
 
 /// What is left of a membership after the batch; both set: joined and left within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct MemberChange {
-    pub(crate) joined_sequence_number: Option<u64>,
-    pub(crate) left_sequence_number: Option<u64>,
+pub struct MemberChange {
+    pub joined_sequence_number: Option<u64>,
+    pub left_sequence_number: Option<u64>,
 }
 
 /// A conversation that the batch changes, as it stands afterwards.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ConversationRow<'a> {
-    pub(crate) after: Locked,
+pub struct ConversationRow<'a> {
+    pub after: Locked,
     /// What the row's last sequence number is until then; nothing if there is no row yet.
-    pub(crate) before_sequence_number: Option<u64>,
+    pub before_sequence_number: Option<u64>,
     /// Nothing: unchanged.
-    pub(crate) title: Option<&'a str>,
+    pub title: Option<&'a str>,
 }
 
 /// All that one batch writes, and what each request is told once it is committed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan<'a> {
+pub struct Plan<'a> {
     /// One for each request, in order.
-    pub(crate) answers: Vec<Result<Appended, Failure>>,
-    pub(crate) events: Vec<EventRow<'a>>,
-    pub(crate) outbox: Vec<OutboxRow>,
-    pub(crate) members: BTreeMap<(Uuid, Uuid), MemberChange>,
+    pub answers: Vec<Result<Appended, Failure>>,
+    pub events: Vec<EventRow<'a>>,
+    pub outbox: Vec<OutboxRow>,
+    pub members: BTreeMap<(Uuid, Uuid), MemberChange>,
     /// Sorted, as locks are taken.
-    pub(crate) conversations: BTreeMap<Uuid, ConversationRow<'a>>,
+    pub conversations: BTreeMap<Uuid, ConversationRow<'a>>,
 }
 
 /// Plans a batch. `next_id` gives a fresh message id.

@@ -10,28 +10,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Conversation, user, device: sorted, as rows are locked.
-pub(crate) type CursorKey = (Uuid, Uuid, Uuid);
+pub type CursorKey = (Uuid, Uuid, Uuid);
 
 /// The furthest that a device has come, by the acks of one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    pub(crate) delivered_sequence_number: u64,
-    pub(crate) read_sequence_number: u64,
+pub struct Cursor {
+    pub delivered_sequence_number: u64,
+    pub read_sequence_number: u64,
     /// Of the ack that came last.
-    pub(crate) traceparent: String,
+    pub traceparent: String,
 }
 
 /// What acks are judged by.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing {
-    pub(crate) last_sequence_number: u64,
-    pub(crate) audience: Arc<Audience>,
+pub struct Standing {
+    pub last_sequence_number: u64,
+    pub audience: Arc<Audience>,
 }
 
 /// What to store, and what each ack is told once it is committed.
 pub(crate) struct Judged {
-    pub(crate) answers: Vec<Result<(), Failure>>,
-    pub(crate) cursors: BTreeMap<CursorKey, Cursor>,
+    pub answers: Vec<Result<(), Failure>>,
+    pub cursors: BTreeMap<CursorKey, Cursor>,
 }
 
 pub(crate) fn judge(commands: &[&ReceiptCommand], standings: &HashMap<Uuid, Standing>) -> Judged {

@@ -13,22 +13,22 @@ use proto::{Message, topics};
 
 /// A row of the outbox, ready to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OutboxRow {
-    pub(crate) topic: &'static str,
+pub struct OutboxRow {
+    pub topic: &'static str,
     /// A conversation, or for profiles a user.
-    pub(crate) key: Uuid,
-    pub(crate) value: Vec<u8>,
-    pub(crate) headers: Vec<u8>,
-    pub(crate) created_at_us: u64,
+    pub key: Uuid,
+    pub value: Vec<u8>,
+    pub headers: Vec<u8>,
+    pub created_at_us: u64,
 }
 
 /// Who gets an event, and with what urgency.
 pub(crate) struct Routing<'a> {
-    pub(crate) event_type: &'static str,
-    pub(crate) traceparent: &'a str,
-    pub(crate) priority: Priority,
+    pub event_type: &'static str,
+    pub traceparent: &'a str,
+    pub priority: Priority,
     /// 16 bytes a user, back to back.
-    pub(crate) recipients: &'a [u8],
+    pub recipients: &'a [u8],
 }
 
 pub(crate) fn outbox_row(
@@ -67,13 +67,13 @@ fn encoded(topic: &'static str, key: Uuid, event: Event, headers: &RecordHeaders
 
 /// A cursor that moved.
 pub(crate) struct MovedReceipt<'a> {
-    pub(crate) conversation_id: Uuid,
-    pub(crate) user_id: Uuid,
-    pub(crate) device_id: Uuid,
-    pub(crate) delivered_sequence_number: u64,
-    pub(crate) read_sequence_number: u64,
-    pub(crate) traceparent: &'a str,
-    pub(crate) recipients: &'a [u8],
+    pub conversation_id: Uuid,
+    pub user_id: Uuid,
+    pub device_id: Uuid,
+    pub delivered_sequence_number: u64,
+    pub read_sequence_number: u64,
+    pub traceparent: &'a str,
+    pub recipients: &'a [u8],
 }
 
 pub(crate) fn receipt(moved: &MovedReceipt<'_>, now_us: u64) -> OutboxRow {

@@ -157,13 +157,13 @@ pub(crate) const NOTIFY: &str = "NOTIFY realchat_outbox";
 
 /// A conversation, its audience aside.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct LockedRow {
-    pub(super) conversation_id: Uuid,
-    pub(super) last_sequence_number: u64,
-    pub(super) last_message_number: u64,
-    pub(super) membership_version: u64,
-    pub(super) created_by: Uuid,
-    pub(super) last_event_at_us: u64,
+pub struct LockedRow {
+    pub conversation_id: Uuid,
+    pub last_sequence_number: u64,
+    pub last_message_number: u64,
+    pub membership_version: u64,
+    pub created_by: Uuid,
+    pub last_event_at_us: u64,
 }
 
 pub(super) fn lock(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<LockedRow>, Error> {
@@ -410,10 +410,10 @@ pub(super) fn shard(row: &OutboxRow) -> i16 {
 }
 
 /// A cursor that moved forward, as it is stored now.
-pub(super) struct Moved {
-    pub(super) key: CursorKey,
-    pub(super) delivered_sequence_number: u64,
-    pub(super) read_sequence_number: u64,
+pub struct Moved {
+    pub key: CursorKey,
+    pub delivered_sequence_number: u64,
+    pub read_sequence_number: u64,
 }
 
 pub(super) fn write_receipts(

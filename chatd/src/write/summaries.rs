@@ -64,7 +64,7 @@ const TAKE_DUE: Query = Query {
 
 /// The large conversations of a batch's receipts, locked.
 #[derive(Default)]
-pub(super) struct Counting {
+pub struct Counting {
     summaries: BTreeMap<Uuid, ReceiptSummary>,
     /// Of each member with a cursor in the batch, before the batch.
     before: HashMap<(Uuid, Uuid), Reach>,

@@ -1,11 +1,12 @@
 //! The writer threads: each takes what waits in its queue, commits it, and only then answers.
 
+use super::attempts::{Attempts, Next};
 use super::command::{Append, Appended, ReceiptCommand};
 use super::engine::{CommitError, Engine, Outcome};
+use super::store::Postgres;
 use super::waker::Waker;
 use crate::db::Settings;
 use crate::failure::Failure;
-use crate::limits::{COMMIT_BACKOFF_MS_MAX, COMMIT_BACKOFF_MS_MIN, UNIQUE_ATTEMPTS_MAX};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
 use daemon::failpoint::{CHATD_AFTER_ACK, reach};
 use proto::Uuid;
@@ -68,7 +69,7 @@ impl Writers {
         for number in 1..=settings.count {
             let (queue, waiting) = bounded(settings.queue_max);
             let writer = Writer {
-                engine: Engine::new(db.clone(), waker.clone()),
+                engine: Engine::new(Postgres { settings: db.clone(), waker: waker.clone() }),
                 waiting,
                 stopped: stopped.clone(),
                 batch_max: settings.batch_max,
@@ -130,7 +131,7 @@ impl Writers {
 }
 
 struct Writer {
-    engine: Engine,
+    engine: Engine<Postgres>,
     waiting: Receiver<Work>,
     stopped: Receiver<()>,
     batch_max: usize,
@@ -165,10 +166,9 @@ impl Writer {
 
     /// Commits a batch, tries again, and splits it if something in it cannot be committed.
     fn process(&mut self, mut batch: Vec<Work>, start: Instant) {
-        let mut backoff_ms = COMMIT_BACKOFF_MS_MIN;
-        let mut unique_attempts = 0;
+        let mut attempts = Attempts::default();
         loop {
-            let (reason, is_data) = match self.commit(&batch) {
+            let error = match self.commit(&batch) {
                 Ok(outcome) => {
                     answer(batch, outcome, &self.metrics);
                     // All is done: only a crash is of interest here.
@@ -176,23 +176,23 @@ impl Writer {
                     self.engine.wake_relay();
                     return;
                 }
-                Err(CommitError::Temporary(reason)) => (reason, false),
-                Err(CommitError::Unique(reason)) => {
-                    unique_attempts += 1;
-                    (reason, unique_attempts >= UNIQUE_ATTEMPTS_MAX)
-                }
-                Err(CommitError::Data(reason)) => (reason, true),
+                Err(error) => error,
             };
             self.metrics.write_retries.inc();
-            if is_data {
-                return self.split(batch, start, &reason);
+            let next =
+                attempts.failed(&error, start.elapsed(), self.retry, |most| fastrand::u64(..=most));
+            if next == Next::Split {
+                return self.split(batch, start, error.reason());
             }
-            tracing::warn!(reason, requests = batch.len(), "a batch was not committed");
-            if start.elapsed() >= self.retry {
+            tracing::warn!(
+                reason = error.reason(),
+                requests = batch.len(),
+                "a batch was not committed"
+            );
+            let Next::Retry { after_ms } = next else {
                 return self.give_up(batch);
-            }
-            std::thread::sleep(Duration::from_millis(backoff_ms + fastrand::u64(..=backoff_ms)));
-            backoff_ms = (backoff_ms * 2).min(COMMIT_BACKOFF_MS_MAX);
+            };
+            std::thread::sleep(Duration::from_millis(after_ms));
             batch = self.refuse_expired(batch, &in_doubt());
             if batch.is_empty() {
                 return;

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A partition of a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Lane(u16);
+pub struct Lane(u16);
 
 impl Lane {
     /// Of what comes from no partition, and of partitions for which there is no number left.
-    pub(crate) const NONE: Self = Self(0);
+    pub const NONE: Self = Self(0);
 }
 
 /// What becomes of one lane's events in one shard.

@@ -32,7 +32,9 @@ mod wire;
 mod worker;
 
 pub(crate) use client::{complain, log};
+pub use positions::choose;
 pub(crate) use positions::threads;
+pub use record::{Headers, RecordError, Router, check_value};
 
 use crate::audience::Audiences;
 use crate::inbound::uplink::TypingSession;

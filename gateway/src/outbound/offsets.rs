@@ -11,25 +11,25 @@ const WORDS: usize = SHARDS_MAX.div_ceil(64);
 
 /// Some of the shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct ShardSet([u64; WORDS]);
+pub struct ShardSet([u64; WORDS]);
 
 impl ShardSet {
-    pub(crate) fn insert(&mut self, shard: u16) {
+    pub fn insert(&mut self, shard: u16) {
         self.0[usize::from(shard) / 64] |= 1 << (shard % 64);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
 
-    pub(crate) fn union(&mut self, other: &Self) {
+    pub fn union(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine |= theirs;
         }
     }
 
     /// In ascending order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> {
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
         (0_u16..).step_by(64).zip(self.0).flat_map(|(first, mut bits)| {
             std::iter::from_fn(move || {
                 let bit = u16::try_from(bits.trailing_zeros()).unwrap_or_default();
@@ -41,7 +41,7 @@ impl ShardSet {
     }
 
     /// Those that are not in the other.
-    pub(crate) fn without(mut self, other: &Self) -> Self {
+    pub fn without(mut self, other: &Self) -> Self {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine &= !theirs;
         }
@@ -77,14 +77,14 @@ struct Partition {
 /// The partitions of one Kafka thread, by index. Memory: one span for a partition and batch that
 /// shards have not finished, so as many as tickets fit the shards' mailboxes.
 #[derive(Default)]
-pub(crate) struct Tracker {
+pub struct Tracker {
     partitions: Vec<Partition>,
 }
 
 impl Tracker {
     /// Adds a partition and returns its index. Its start is due for committing, so that a restart
     /// goes on from there even if no record came.
-    pub(crate) fn add_partition(&mut self, start: Option<i64>) -> usize {
+    pub fn add_partition(&mut self, start: Option<i64>) -> usize {
         let partition = Partition { next: start, done: start, ..Partition::default() };
         self.partitions.push(partition);
         self.partitions.len() - 1
@@ -92,7 +92,7 @@ impl Tracker {
 
     /// A record was routed: `shards` have it in their mailboxes and will find `ticket` behind it.
     /// Offsets of a partition grow, with holes; one that was there before changes nothing.
-    pub(crate) fn record(&mut self, partition: usize, offset: i64, ticket: u64, shards: &ShardSet) {
+    pub fn record(&mut self, partition: usize, offset: i64, ticket: u64, shards: &ShardSet) {
         let partition = &mut self.partitions[partition];
         if partition.next.is_some_and(|next| offset < next) {
             return;
@@ -110,19 +110,13 @@ impl Tracker {
     }
 
     /// A record that is read waits before it is mailed: nothing from it on is committed.
-    pub(crate) fn hold(&mut self, partition: usize, offset: i64) {
+    pub fn hold(&mut self, partition: usize, offset: i64) {
         self.partitions[partition].held.insert(offset);
     }
 
     /// It waits no more: `shards` have it and will find `ticket` behind it. Of a record that did not
     /// wait this changes nothing.
-    pub(crate) fn release(
-        &mut self,
-        partition: usize,
-        offset: i64,
-        ticket: u64,
-        shards: &ShardSet,
-    ) {
+    pub fn release(&mut self, partition: usize, offset: i64, ticket: u64, shards: &ShardSet) {
         let partition = &mut self.partitions[partition];
         if partition.held.remove(&offset) && !shards.is_empty() {
             partition.late.push((offset, ticket, *shards));
@@ -130,19 +124,19 @@ impl Tracker {
     }
 
     /// The first record that waits, if that has changed since this was last asked.
-    pub(crate) fn held_changed(&mut self, partition: usize) -> Option<Option<i64>> {
+    pub fn held_changed(&mut self, partition: usize) -> Option<Option<i64>> {
         let partition = &mut self.partitions[partition];
         let first = partition.held.first().copied();
         (std::mem::replace(&mut partition.told, first) != first).then_some(first)
     }
 
     /// The offset that is to be read next, if it is known.
-    pub(crate) fn next_offset(&self, partition: usize) -> Option<i64> {
+    pub fn next_offset(&self, partition: usize) -> Option<i64> {
         self.partitions[partition].next
     }
 
     /// Looks at what the shards stored: `stored(shard)` is its last ticket.
-    pub(crate) fn advance(&mut self, stored: impl Fn(u16) -> u64) {
+    pub fn advance(&mut self, stored: impl Fn(u16) -> u64) {
         for partition in &mut self.partitions {
             while let Some(first) = partition.waiting.front()
                 && first.shards.iter().all(|shard| stored(shard) >= first.ticket)
@@ -157,7 +151,7 @@ impl Tracker {
     }
 
     /// Partition and offset of what may be committed and was not handed out before.
-    pub(crate) fn take_due(&mut self) -> Vec<(usize, i64)> {
+    pub fn take_due(&mut self) -> Vec<(usize, i64)> {
         let mut due = Vec::new();
         for (index, partition) in self.partitions.iter_mut().enumerate() {
             let late = partition.late.iter().map(|(offset, ..)| *offset);
@@ -173,7 +167,7 @@ impl Tracker {
     }
 
     /// Everything that may be committed is due again, e.g. after a commit that failed.
-    pub(crate) fn commit_all(&mut self) {
+    pub fn commit_all(&mut self) {
         for partition in &mut self.partitions {
             partition.committed = None;
         }
@@ -181,7 +175,7 @@ impl Tracker {
 
     /// The partition goes on elsewhere. Forward: what lies between is lost to this gateway, and what
     /// waits is still waited for. Backward: it is another log, of which nothing was read yet.
-    pub(crate) fn move_to(&mut self, partition: usize, offset: i64) {
+    pub fn move_to(&mut self, partition: usize, offset: i64) {
         let partition = &mut self.partitions[partition];
         if partition.next.is_some_and(|next| offset < next) {
             partition.waiting.clear();
@@ -196,7 +190,7 @@ impl Tracker {
     }
 
     /// Whether nothing waits for a shard.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.partitions.iter().all(|it| it.waiting.is_empty() && it.late.is_empty())
     }
 }

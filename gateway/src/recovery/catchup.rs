@@ -8,14 +8,14 @@ use proto::{Message, Uuid};
 use std::collections::VecDeque;
 
 /// One thing to be queued to the session's ring.
-pub(crate) enum Step<T> {
+pub enum Step<T> {
     Frame(ServerFrame),
     /// A live event that waited.
     Event(T),
 }
 
 /// Of one session; it has one only while something waits.
-pub(crate) struct CatchUp<T> {
+pub struct CatchUp<T> {
     steps: VecDeque<Step<T>>,
     /// Live events among the steps.
     events: usize,
@@ -28,7 +28,7 @@ pub(crate) struct CatchUp<T> {
 }
 
 /// What became of a live event.
-pub(crate) enum Held<T> {
+pub enum Held<T> {
     /// It waits, or the client will be told of the gap, or it waited already; what is not kept comes
     /// back.
     Waits(Option<T>),
@@ -38,19 +38,21 @@ pub(crate) enum Held<T> {
     Free(T),
 }
 
-impl<T> CatchUp<T> {
-    pub(crate) fn new() -> Self {
+impl<T> Default for CatchUp<T> {
+    fn default() -> Self {
         Self { steps: VecDeque::new(), events: 0, bytes: 0, gap: None, in_order: false }
     }
+}
 
+impl<T> CatchUp<T> {
     /// From here on live events wait for the answer.
-    pub(crate) fn begin_resume(&mut self) {
+    pub fn begin_resume(&mut self) {
         self.in_order = true;
         self.gap = Some(GapBuffer::new(GAP_BUFFER_EVENTS_MAX, GAP_OVERFLOWS_MAX));
     }
 
     /// A live event of the conversation's log.
-    pub(crate) fn hold(&mut self, conversation: Uuid, sequence_number: u64, event: T) -> Held<T> {
+    pub fn hold(&mut self, conversation: Uuid, sequence_number: u64, event: T) -> Held<T> {
         use crate::recovery::gap::Pushed;
         if let Some(gap) = &mut self.gap {
             return match gap.push(conversation, sequence_number, event) {
@@ -72,7 +74,7 @@ impl<T> CatchUp<T> {
 
     /// The answer to the resume: its pages, then the live events that waited, then the verdicts.
     /// Returns the events that are no longer needed.
-    pub(crate) fn resumed(
+    pub fn resumed(
         &mut self,
         request_id: u64,
         pages: Vec<SyncPage>,
@@ -88,7 +90,7 @@ impl<T> CatchUp<T> {
 
     /// For a client that wants nothing of what happened before it came: makes the verdicts say that
     /// it has all that, up to the events that wait.
-    pub(crate) fn begin_at_the_end(&self, verdicts: &mut [Verdict]) {
+    pub fn begin_at_the_end(&self, verdicts: &mut [Verdict]) {
         for verdict in verdicts {
             let conversation = Uuid::from_slice(&verdict.conversation_id).unwrap_or_default();
             let first = self.gap.as_ref().and_then(|gap| gap.first(conversation));
@@ -101,7 +103,7 @@ impl<T> CatchUp<T> {
     }
 
     /// The resume failed: what waited goes out, and the client syncs again.
-    pub(crate) fn resume_failed(&mut self) {
+    pub fn resume_failed(&mut self) {
         if let Some(gap) = self.gap.take() {
             self.live(gap.into_events());
         }
@@ -109,13 +111,13 @@ impl<T> CatchUp<T> {
     }
 
     /// The answer to a sync.
-    pub(crate) fn synced(&mut self, request_id: u64, pages: Vec<SyncPage>, verdicts: Vec<Verdict>) {
+    pub fn synced(&mut self, request_id: u64, pages: Vec<SyncPage>, verdicts: Vec<Verdict>) {
         self.pages(request_id, pages);
         self.frame(request_id, Frame::Synced(Synced { verdicts }));
     }
 
     /// The next step, if one is ready.
-    pub(crate) fn next(&mut self) -> Option<Step<T>> {
+    pub fn next_step(&mut self) -> Option<Step<T>> {
         let step = self.steps.pop_front()?;
         match &step {
             Step::Frame(frame) => self.bytes -= frame.encoded_len(),
@@ -126,17 +128,17 @@ impl<T> CatchUp<T> {
     }
 
     /// Nothing waits and nothing is awaited.
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.steps.is_empty() && self.gap.is_none()
     }
 
     /// Bytes of the frames that wait.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Every live event that waits, for a session that ends.
-    pub(crate) fn into_events(self) -> impl Iterator<Item = T> {
+    pub fn into_events(self) -> impl Iterator<Item = T> {
         let steps = self.steps.into_iter().filter_map(|step| match step {
             Step::Event(event) => Some(event),
             Step::Frame(_) => None,
@@ -171,7 +173,7 @@ mod tests {
     const A: Uuid = Uuid::from_u128(1);
 
     fn drain(catch_up: &mut CatchUp<u64>) -> Vec<String> {
-        std::iter::from_fn(|| catch_up.next())
+        std::iter::from_fn(|| catch_up.next_step())
             .map(|step| match step {
                 Step::Event(event) => format!("event {event}"),
                 Step::Frame(ServerFrame { request_id, frame: Some(Frame::Synced(synced)) }) => {
@@ -187,11 +189,11 @@ mod tests {
 
     #[test]
     fn a_resume_is_pages_then_events_then_verdicts_and_later_events_stay_behind() {
-        let mut catch_up = CatchUp::new();
+        let mut catch_up = CatchUp::default();
         catch_up.begin_resume();
         assert!(matches!(catch_up.hold(A, 6, 6), Held::Waits(None)));
         assert!(matches!(catch_up.hold(A, 5, 5), Held::Waits(None)));
-        assert!(!catch_up.is_done() && catch_up.next().is_none());
+        assert!(!catch_up.is_done() && catch_up.next_step().is_none());
         let conversation_id = A.as_bytes().to_vec();
         let verdict =
             Verdict { conversation_id, complete_to_sequence_number: 5, ..Verdict::default() };
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_failed_resume_lets_the_events_go() {
-        let mut catch_up = CatchUp::new();
+        let mut catch_up = CatchUp::default();
         catch_up.begin_resume();
         let _ = catch_up.hold(A, 6, 6);
         catch_up.resume_failed();

@@ -44,10 +44,10 @@ pub(crate) enum Pushed<T> {
 #[derive(Debug)]
 pub(crate) struct Merged<T> {
     /// To be sent, in this order, after the answer's pages.
-    pub(crate) live: Vec<T>,
+    pub live: Vec<T>,
     /// Already in the answer, or within the gap that the client heals.
-    pub(crate) dropped: Vec<T>,
-    pub(crate) verdicts: Vec<Verdict>,
+    pub dropped: Vec<T>,
+    pub verdicts: Vec<Verdict>,
 }
 
 impl<T> GapBuffer<T> {

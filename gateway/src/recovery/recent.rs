@@ -37,7 +37,7 @@ struct Reach {
     late: Option<i64>,
 }
 
-pub(crate) struct Recent {
+pub struct Recent {
     bytes_max: usize,
     bytes: usize,
     entries: VecDeque<Entry>,
@@ -55,14 +55,14 @@ pub(crate) struct Recent {
 }
 
 /// One event that a device has missed.
-pub(crate) struct Missed {
-    pub(crate) conversation: Uuid,
-    pub(crate) sequence_number: u64,
-    pub(crate) frame: Bytes,
+pub struct Missed {
+    pub conversation: Uuid,
+    pub sequence_number: u64,
+    pub frame: Bytes,
 }
 
 impl Recent {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    pub fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
             bytes: 0,
@@ -78,7 +78,7 @@ impl Recent {
 
     /// Everything below these offsets was taken. A partition that is new is known from there on;
     /// with `jumped`, so is one whose records before it were lost to this gateway.
-    pub(crate) fn advance(&mut self, log: u64, positions: &[(u16, i64)], jumped: bool) {
+    pub fn advance(&mut self, log: u64, positions: &[(u16, i64)], jumped: bool) {
         self.log = log;
         for (partition, next) in positions {
             let partition = usize::from(*partition);
@@ -96,14 +96,14 @@ impl Recent {
 
     /// Records of a partition from this offset on may come after others; None: they have come, or
     /// the sessions are told otherwise.
-    pub(crate) fn late(&mut self, partition: u16, from: Option<i64>) {
+    pub fn late(&mut self, partition: u16, from: Option<i64>) {
         if let Some(reach) = self.reach.get_mut(usize::from(partition)) {
             reach.late = from;
         }
     }
 
     /// An event of a conversation's log that was delivered.
-    pub(crate) fn add(&mut self, delivery: Delivery) {
+    pub fn add(&mut self, delivery: Delivery) {
         let partition = usize::from(delivery.partition);
         let Some(reach) = self.reach.get_mut(partition) else { return };
         let is_new = delivery.offset >= reach.next.min(reach.late.unwrap_or(i64::MAX));
@@ -167,7 +167,7 @@ impl Recent {
     }
 
     /// What a session is told of how far it has come; empty while nothing is known.
-    pub(crate) fn watermark(&self) -> Vec<u8> {
+    pub fn watermark(&self) -> Vec<u8> {
         if self.bytes_max == 0 || self.reach.is_empty() {
             return Vec::new();
         }
@@ -179,7 +179,7 @@ impl Recent {
     /// All that the user has missed since the watermark and beyond its cursors, and where each
     /// conversation stood at the device; None if the cache does not know it all, or if it is more
     /// than `events_max`.
-    pub(crate) fn since(
+    pub fn since(
         &self,
         user: &Uuid,
         watermark: &[u8],
@@ -267,7 +267,7 @@ impl Recent {
     }
 
     /// Bytes that the events take, as they are counted.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 }

@@ -10,8 +10,8 @@ const VARINT_BYTES_MAX: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watermark {
     /// Which log it is of: one that was made anew counts from 0 again.
-    pub(crate) log: u64,
-    pub(crate) offsets: Vec<i64>,
+    pub log: u64,
+    pub offsets: Vec<i64>,
 }
 
 impl Watermark {

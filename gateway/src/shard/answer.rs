@@ -6,7 +6,6 @@ use crate::inbound::http::Refusal;
 use crate::inbound::respond;
 use crate::limits::SYNC_BACKLOG_BYTES_MAX;
 use crate::mail::{Answer, AskKind, Asked};
-use crate::recovery::catchup::CatchUp;
 use proto::Uuid;
 use proto::client::event::Kind;
 use proto::client::server_frame::Frame;
@@ -127,7 +126,7 @@ impl Shard {
             return self.reply_error(slot, request_id, too_much_backlog());
         }
         let Some(session) = self.table.session_mut(slot) else { return };
-        let catch_up = session.extra().catch_up.get_or_insert_with(CatchUp::new);
+        let catch_up = session.extra().catch_up.get_or_insert_default();
         let before = catch_up.bytes();
         catch_up.synced(request_id, result.pages, result.verdicts);
         self.backlog_bytes += catch_up.bytes() - before;

@@ -183,7 +183,7 @@ impl Shard {
                 return;
             }
             let before = catch_up.bytes();
-            let Some(step) = catch_up.next() else { return session.tidy() };
+            let Some(step) = catch_up.next_step() else { return session.tidy() };
             self.backlog_bytes -= before - catch_up.bytes();
             let encoding = connection.conn.encoding();
             let handle = match step {

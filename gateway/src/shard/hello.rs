@@ -10,7 +10,7 @@ use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS, SYNC_BACKLOG_BYTES_
 use crate::mail::{AskKind, Priority};
 use crate::metrics::Lane;
 use crate::outbound::payload::Tag;
-use crate::recovery::catchup::{CatchUp, Held};
+use crate::recovery::catchup::Held;
 use crate::recovery::recent::Missed;
 use proto::Uuid;
 use proto::client::server_frame::Frame;
@@ -137,7 +137,7 @@ impl Shard {
             return self.reply_error(slot, request_id, error);
         }
         let Some(session) = self.table.session_mut(slot) else { return };
-        session.extra().catch_up.get_or_insert_with(CatchUp::new).begin_resume();
+        session.extra().catch_up.get_or_insert_default().begin_resume();
         // Of what a new stream does not want, the least.
         let limit = if session.is_fresh_stream() { 1 } else { SYNC_EVENTS_DEFAULT };
         if self.resume_from_cache(slot, request_id, &hello) {

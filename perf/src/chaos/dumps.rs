@@ -1,13 +1,13 @@
 //! The end of a history: what fresh clients sync, and what Kafka holds.
 
 use super::fleet::{Journal, last_numbers, message_of, websocket_urls};
-use crate::checker::history::{Operation, Writer};
 use crate::clock;
 use crate::failure::{Context, Outcome};
 use crate::population::{self, Population};
 use crate::report::progress;
 use crate::stack::Stack;
 use crate::tokens::Minter;
+use checker::history::{Operation, Writer};
 use client::{Options, Session, Update, Waited};
 use proto::client::{ServerFrame, event, server_frame};
 use proto::{Message, Uuid, topics};

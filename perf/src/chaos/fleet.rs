@@ -1,13 +1,13 @@
 //! The clients: one session of the client library for each device of each user, each with its
 //! history.
 
-use crate::checker::history::{Operation, Source, Writer, body_hash};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::population::{self, Population};
 use crate::report::progress;
 use crate::stack::Stack;
 use crate::tokens::Minter;
+use checker::history::{Operation, Source, Writer, body_hash};
 use client::{Delivery, Events, Notice, Options, SendError, Session, Update};
 use proto::Uuid;
 use proto::client::event;

@@ -5,8 +5,6 @@ use super::dumps;
 use super::faults::{Arena, Fault};
 use super::fleet::Fleet;
 use super::pacer::Pacer;
-use crate::checker::history::{DATABASE_FILE, Operation, Writer};
-use crate::checker::{self, Verdict};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::latency::Latencies;
@@ -15,6 +13,8 @@ use crate::report::progress;
 use crate::scrape;
 use crate::stack::Stack;
 use crate::tokens::Minter;
+use checker::Verdict;
+use checker::history::{DATABASE_FILE, Operation, Writer};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -221,7 +221,7 @@ fn judge(database_url: &str, population: &Population, folder: &Path) -> Outcome<
     let ids: Vec<String> = population.conversations.iter().map(|it| it.id.to_string()).collect();
     let mut writer = Writer::create(&folder.join(DATABASE_FILE)).doing("the dump")?;
     let mut dump = Vec::new();
-    checker::database::dump(database_url, &ids, |row| dump.push(row))?;
+    crate::check::dump(database_url, &ids, |row| dump.push(row))?;
     for row in &dump {
         writer.append(row).doing("the dump")?;
     }

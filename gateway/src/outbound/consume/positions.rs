@@ -84,7 +84,7 @@ impl Scout {
             let Some(Offset::Offset(end)) = find(&ends) else {
                 return Err(format!("the end of {topic} partition {partition} is not known"));
             };
-            let start = choose(find(&committed), find(&recent), end);
+            let start = choose(number(find(&committed)), number(find(&recent)), end);
             positions.push(Position { topic, purpose, partition, start: Some(start) });
         }
         self.known = counts;
@@ -154,15 +154,17 @@ fn list(counts: &HashMap<&'static str, i32>, offset: Offset) -> TopicPartitionLi
 }
 
 /// The committed offset, unless there is none, or the record there is not recent, or the partition
-/// ends before it (the topic was made anew): then the end.
-fn choose(committed: Option<Offset>, recent: Option<Offset>, end: i64) -> i64 {
-    let first_recent = match recent {
-        Some(Offset::Offset(offset)) => offset,
-        _ => end,
-    };
-    match committed {
-        Some(Offset::Offset(offset)) if (first_recent..=end).contains(&offset) => offset,
-        _ => end,
+/// ends before it (the topic was made anew): then the end. `recent` is the first record that is recent,
+/// if there is one.
+pub fn choose(committed: Option<i64>, recent: Option<i64>, end: i64) -> i64 {
+    let recent = recent.unwrap_or(end)..=end;
+    committed.filter(|offset| recent.contains(offset)).unwrap_or(end)
+}
+
+fn number(offset: Option<Offset>) -> Option<i64> {
+    match offset {
+        Some(Offset::Offset(number)) => Some(number),
+        _ => None,
     }
 }
 
@@ -172,15 +174,14 @@ mod tests {
 
     #[test]
     fn a_recent_committed_offset_is_gone_on_from_and_any_other_is_not() {
-        let offset = |offset| Some(Offset::Offset(offset));
         for (committed, recent, expected) in [
-            (offset(90), offset(50), 90),
-            (offset(50), offset(50), 50),
-            (offset(49), offset(50), 100),
-            (offset(100), Some(Offset::End), 100),
-            (offset(99), Some(Offset::End), 100),
-            (offset(101), offset(50), 100),
-            (Some(Offset::Invalid), offset(50), 100),
+            (Some(90), Some(50), 90),
+            (Some(50), Some(50), 50),
+            (Some(49), Some(50), 100),
+            (Some(100), None, 100),
+            (Some(99), None, 100),
+            (Some(101), Some(50), 100),
+            (None, Some(50), 100),
             (None, None, 100),
         ] {
             assert_eq!(choose(committed, recent, 100), expected, "{committed:?} {recent:?}");

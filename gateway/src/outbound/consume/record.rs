@@ -39,7 +39,7 @@ const _: () = assert!(TAILED.len() == topics::PUSHED.len() + 1);
 
 /// Why a record is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RecordError {
+pub enum RecordError {
     #[error(transparent)]
     Header(#[from] HeaderError),
     #[error(transparent)]
@@ -58,21 +58,19 @@ pub(super) enum RecordError {
 
 /// A record's headers as far as the gateway needs them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Headers<'a> {
-    pub(super) recipients: &'a [u8],
+pub struct Headers<'a> {
+    pub recipients: &'a [u8],
     /// Of a record for more recipients than it can name: how many they are.
-    pub(super) member_count: u32,
-    pub(super) sequence_number: u64,
-    pub(super) created_at_us: u64,
-    pub(super) priority: Priority,
-    pub(super) membership: bool,
+    pub member_count: u32,
+    pub sequence_number: u64,
+    pub created_at_us: u64,
+    pub priority: Priority,
+    pub membership: bool,
 }
 
 impl<'a> Headers<'a> {
     /// Unknown names are ignored, whatever their bytes.
-    pub(super) fn read(
-        pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Result<Self, RecordError> {
+    pub fn read(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Self, RecordError> {
         let mut read = Self::default();
         for (name, value) in pairs {
             let Ok(name) = std::str::from_utf8(name) else { continue };
@@ -105,7 +103,7 @@ impl<'a> Headers<'a> {
     }
 
     /// The recipients that the record names.
-    pub(super) fn named(&self) -> Result<impl ExactSizeIterator<Item = Uuid>, IdError> {
+    pub fn named(&self) -> Result<impl ExactSizeIterator<Item = Uuid>, IdError> {
         id::unpack(headers::RECIPIENTS, self.recipients)
     }
 }
@@ -137,7 +135,7 @@ pub(super) fn change(value: &[u8]) -> Result<Change, RecordError> {
 
 /// Checks a value as far as that costs nothing: its size, and that it is one field, the event, from
 /// its first byte to its last.
-pub(super) fn check_value(value: &[u8]) -> Result<(), RecordError> {
+pub fn check_value(value: &[u8]) -> Result<(), RecordError> {
     /// Field 4 (`event`), length-delimited.
     const EVENT_TAG: u8 = 4 << 3 | 2;
     if value.is_empty() || value.len() > RECORD_VALUE_BYTES_MAX {
@@ -170,17 +168,17 @@ fn proto_length(bytes: &mut &[u8]) -> Option<usize> {
 }
 
 /// Groups recipients by their home shards; its memory is kept from record to record.
-pub(super) struct Router {
+pub struct Router {
     by_shard: Vec<Vec<Uuid>>,
 }
 
 impl Router {
-    pub(super) fn new(shards: usize) -> Self {
+    pub fn new(shards: usize) -> Self {
         Self { by_shard: vec![Vec::new(); shards] }
     }
 
     /// Hands each shard concerned its recipients, in ascending order of the shards.
-    pub(super) fn route(
+    pub fn route(
         &mut self,
         recipients: &[u8],
         home: impl Fn(&Uuid) -> u16,

@@ -1,73 +1,33 @@
 //! What PostgreSQL holds at the end: the truth that every observer must agree with.
 
-use super::history::body_hash;
 use super::verdict::{Verdict, Violation};
-use crate::failure::{Context, Outcome};
-use postgres::fallible_iterator::FallibleIterator;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// One row of the conversations' log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DatabaseEvent {
-    pub(crate) conversation: String,
-    pub(crate) seq: u64,
+pub struct DatabaseEvent {
+    pub conversation: String,
+    pub seq: u64,
     /// None for events that are no messages, as are the two below.
-    pub(crate) message_id: Option<String>,
-    pub(crate) sender: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) body_hash: Option<String>,
-}
-
-/// Reads the log of some conversations, in one snapshot, in order.
-pub(crate) fn dump(
-    database_url: &str,
-    conversations: &[String],
-    mut take: impl FnMut(DatabaseEvent),
-) -> Outcome {
-    let mut client =
-        postgres::Client::connect(database_url, postgres::NoTls).reaching("PostgreSQL")?;
-    let ids: Vec<uuid::Uuid> =
-        conversations.iter().filter_map(|it| uuid::Uuid::parse_str(it).ok()).collect();
-    // Kind 1 is a message; of the others the checker only knows that they take a number.
-    let query = "SELECT conversation_id, sequence_number, kind = 1, message_id, sender_id,
-            idempotency_key, text
-        FROM messaging.events WHERE conversation_id = ANY ($1)
-        ORDER BY conversation_id, sequence_number";
-    let parameters = [&ids as &(dyn postgres::types::ToSql + Sync)];
-    let mut rows = client.query_raw(query, parameters).reaching("messaging.events")?;
-    while let Some(row) = rows.next().reaching("messaging.events")? {
-        let conversation: uuid::Uuid = row.get(0);
-        let seq: i64 = row.get(1);
-        let is_message: bool = row.get(2);
-        let id: Option<uuid::Uuid> = row.get(3);
-        let sender: uuid::Uuid = row.get(4);
-        let text: Option<String> = row.get(6);
-        take(DatabaseEvent {
-            conversation: conversation.to_string(),
-            // The log's numbers are positive; another one would show as a hole.
-            seq: u64::try_from(seq).unwrap_or_default(),
-            message_id: id.filter(|_| is_message).map(|id| id.to_string()),
-            sender: is_message.then(|| sender.to_string()),
-            key: is_message.then(|| row.get(5)),
-            body_hash: text.filter(|_| is_message).map(|it| body_hash(&it)),
-        });
-    }
-    Ok(())
+    pub message_id: Option<String>,
+    pub sender: Option<String>,
+    pub key: Option<String>,
+    pub body_hash: Option<String>,
 }
 
 /// One event, compact.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) message_id: Option<u128>,
-    pub(super) body: Option<u64>,
+pub(crate) struct Event {
+    pub(crate) message_id: Option<u128>,
+    pub(crate) body: Option<u64>,
     /// Sender and idempotency key.
-    pub(super) origin: Option<(String, String)>,
+    pub(crate) origin: Option<(String, String)>,
 }
 
 /// The dump by conversation, with conversations numbered.
 #[derive(Debug, Default)]
-pub(super) struct Database {
+pub(crate) struct Database {
     numbers: HashMap<String, u32>,
     names: Vec<String>,
     events: BTreeMap<u32, BTreeMap<u64, Event>>,
@@ -75,19 +35,19 @@ pub(super) struct Database {
 }
 
 /// A message id's text as a number; None if it is no UUID.
-pub(super) fn id_number(text: &str) -> Option<u128> {
+pub(crate) fn id_number(text: &str) -> Option<u128> {
     uuid::Uuid::parse_str(text).ok().map(|id| id.as_u128())
 }
 
 /// A body hash's text as a number.
-pub(super) fn body_number(text: &str) -> Option<u64> {
+pub(crate) fn body_number(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
 impl Database {
     /// Reads a dump and checks it by itself: sequence numbers are 1..N, and sequence number and
     /// message id, and key and message id, belong together one to one.
-    pub(super) fn load(
+    pub(crate) fn load(
         dump: impl IntoIterator<Item = DatabaseEvent>,
         verdict: &mut Verdict,
     ) -> Self {
@@ -136,7 +96,7 @@ impl Database {
     }
 
     /// The number of a conversation; a new one if it was never named.
-    pub(super) fn number(&mut self, conversation: &str) -> u32 {
+    pub(crate) fn number(&mut self, conversation: &str) -> u32 {
         if let Some(number) = self.numbers.get(conversation) {
             return *number;
         }
@@ -146,30 +106,30 @@ impl Database {
         number
     }
 
-    pub(super) fn name(&self, conversation: u32) -> &str {
+    pub(crate) fn name(&self, conversation: u32) -> &str {
         self.names.get(conversation as usize).map_or("?", String::as_str)
     }
 
-    pub(super) fn event(&self, conversation: u32, seq: u64) -> Option<&Event> {
+    pub(crate) fn event(&self, conversation: u32, seq: u64) -> Option<&Event> {
         self.events.get(&conversation)?.get(&seq)
     }
 
     /// Where a message stands.
-    pub(super) fn place(&self, message_id: u128) -> Option<(u32, u64)> {
+    pub(crate) fn place(&self, message_id: u128) -> Option<(u32, u64)> {
         self.places.get(&message_id).copied()
     }
 
     /// The conversation's events after `seq`, in order.
-    pub(super) fn after(&self, conversation: u32, seq: u64) -> impl Iterator<Item = u64> {
+    pub(crate) fn after(&self, conversation: u32, seq: u64) -> impl Iterator<Item = u64> {
         let events = self.events.get(&conversation).into_iter();
         events.flat_map(move |it| it.range(seq.saturating_add(1)..).map(|(seq, _)| *seq))
     }
 
-    pub(super) fn conversations(&self) -> impl Iterator<Item = (u32, &BTreeMap<u64, Event>)> {
+    pub(crate) fn conversations(&self) -> impl Iterator<Item = (u32, &BTreeMap<u64, Event>)> {
         self.events.iter().map(|(number, events)| (*number, events))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
 }

@@ -2,19 +2,19 @@
 
 use super::good::History;
 use super::{DatabaseEvent, Operation, Violation};
-use crate::checker::history::body_hash;
+use crate::history::body_hash;
 use fastrand::Rng;
 use uuid::Uuid;
 
-pub(super) struct Mutation {
-    pub(super) name: &'static str,
-    pub(super) expected: Violation,
-    pub(super) spoil: fn(&mut History, &mut Rng),
+pub(crate) struct Mutation {
+    pub(crate) name: &'static str,
+    pub(crate) expected: Violation,
+    pub(crate) spoil: fn(&mut History, &mut Rng),
 }
 
 macro_rules! mutations {
     ($($spoil:ident => $expected:ident,)*) => {
-        pub(super) const ALL: &[Mutation] = &[$(Mutation {
+        pub(crate) const ALL: &[Mutation] = &[$(Mutation {
             name: stringify!($spoil),
             expected: Violation::$expected,
             spoil: $spoil,

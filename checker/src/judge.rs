@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 /// Checks the histories of a folder against a dump of the database.
-pub(crate) fn check(
+pub fn check(
     folder: &Path,
     dump: impl IntoIterator<Item = DatabaseEvent>,
 ) -> Result<Verdict, HistoryError> {
@@ -20,7 +20,9 @@ pub(crate) fn check(
     Ok(judge.finish())
 }
 
-pub(super) struct Judge {
+/// Judges one history: the dump first, then [`Self::take`] for each operation, then
+/// [`Self::finish`].
+pub struct Judge {
     database: Database,
     sends: Sends,
     sessions: Views,
@@ -34,7 +36,8 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub(super) fn new(dump: impl IntoIterator<Item = DatabaseEvent>) -> Self {
+    /// Begins with what the database holds.
+    pub fn new(dump: impl IntoIterator<Item = DatabaseEvent>) -> Self {
         let mut verdict = Verdict::default();
         let database = Database::load(dump, &mut verdict);
         Self {
@@ -51,7 +54,8 @@ impl Judge {
         }
     }
 
-    pub(super) fn take(&mut self, operation: &Operation) {
+    /// Takes the next operation of some file.
+    pub fn take(&mut self, operation: &Operation) {
         self.verdict.operations += 1;
         let (database, verdict) = (&mut self.database, &mut self.verdict);
         match operation {
@@ -95,7 +99,8 @@ impl Judge {
         }
     }
 
-    pub(super) fn finish(mut self) -> Verdict {
+    /// Nothing more comes.
+    pub fn finish(mut self) -> Verdict {
         let acked = self.sends.finish(&self.database, &mut self.verdict);
         for session in &self.settled {
             self.sessions.finish(session, &self.database, &acked, &mut self.verdict);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Where a session's event came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Source {
+pub enum Source {
     Live,
     Sync,
 }
@@ -18,7 +18,7 @@ pub(crate) enum Source {
 /// named `user/device`; conversations and messages by their id's text; bodies by [`body_hash`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
-pub(crate) enum Operation {
+pub enum Operation {
     /// A send is about to be tried (again): it may take effect from here on.
     Invoke {
         at_us: u64,
@@ -157,7 +157,7 @@ impl Operation {
 }
 
 /// A name for a body: FNV-1a of 64 bits over its UTF-8 bytes, as 16 hexadecimal digits.
-pub(crate) fn body_hash(text: &str) -> String {
+pub fn body_hash(text: &str) -> String {
     let offset_basis = 0xcbf2_9ce4_8422_2325_u64;
     let hash = text.bytes().fold(offset_basis, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -167,29 +167,32 @@ pub(crate) fn body_hash(text: &str) -> String {
 
 /// Appends operations to one file. Buffered; [`Writer::flush`] before anybody reads.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub struct Writer {
     file: BufWriter<File>,
 }
 
 impl Writer {
-    pub(crate) fn create(path: &Path) -> Result<Self, HistoryError> {
+    /// Begins a new file; one that is there is overwritten.
+    pub fn create(path: &Path) -> Result<Self, HistoryError> {
         let file = File::create(path).map_err(|error| unreadable(path, error))?;
         Ok(Self { file: BufWriter::with_capacity(64 * 1024, file) })
     }
 
-    pub(crate) fn append(&mut self, line: &impl Serialize) -> std::io::Result<()> {
+    /// Appends one line.
+    pub fn append(&mut self, line: &impl Serialize) -> std::io::Result<()> {
         serde_json::to_writer(&mut self.file, line)?;
         self.file.write_all(b"\n")
     }
 
-    pub(crate) fn flush(&mut self) -> std::io::Result<()> {
+    /// Hands everything to the operating system.
+    pub fn flush(&mut self) -> std::io::Result<()> {
         self.file.flush()
     }
 }
 
 /// A history that cannot be read is an error of its own: it proves nothing.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HistoryError {
+pub enum HistoryError {
     #[error("{}: {error}", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
     #[error("{}, line {line}: {error}", path.display())]
@@ -203,10 +206,10 @@ fn unreadable(path: &Path, error: std::io::Error) -> HistoryError {
 }
 
 /// The name of the dump of the database, which is no history.
-pub(crate) const DATABASE_FILE: &str = "database.jsonl";
+pub const DATABASE_FILE: &str = "database.jsonl";
 
 /// The history files of a folder, by name.
-pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, HistoryError> {
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>, HistoryError> {
     let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, error))?;
     let mut paths = Vec::new();
     for entry in entries {
@@ -225,7 +228,7 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, HistoryError> {
 }
 
 /// Hands each line of a file to `take`, in order.
-pub(crate) fn read<T: for<'de> Deserialize<'de>>(
+pub fn read<T: for<'de> Deserialize<'de>>(
     path: &Path,
     mut take: impl FnMut(T),
 ) -> Result<(), HistoryError> {
@@ -243,7 +246,7 @@ pub(crate) fn read<T: for<'de> Deserialize<'de>>(
 }
 
 /// The conversations that a folder's histories name.
-pub(crate) fn conversations(folder: &Path) -> Result<Vec<String>, HistoryError> {
+pub fn conversations(folder: &Path) -> Result<Vec<String>, HistoryError> {
     let mut found = BTreeSet::new();
     for path in files(folder)? {
         read(&path, |operation: Operation| {

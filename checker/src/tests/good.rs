@@ -1,7 +1,7 @@
 //! Makes histories of a system that keeps its promises.
 
 use super::{DatabaseEvent, Operation};
-use crate::checker::history::{Source, body_hash};
+use crate::history::{Source, body_hash};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -11,9 +11,9 @@ const CONVERSATIONS: usize = 3;
 const MESSAGES: usize = 40;
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct History {
-    pub(super) operations: Vec<Operation>,
-    pub(super) dump: Vec<DatabaseEvent>,
+pub(crate) struct History {
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) dump: Vec<DatabaseEvent>,
 }
 
 /// A system that works, and clients that write down what they see of it.
@@ -26,7 +26,7 @@ struct World {
 }
 
 /// The history of one seed: with retries, time-outs, refusals and wire duplicates.
-pub(super) fn history(seed: u64) -> History {
+pub(crate) fn history(seed: u64) -> History {
     let mut random = fastrand::Rng::with_seed(seed);
     let conversations = (0..CONVERSATIONS).map(|_| id(&mut random)).collect();
     let log = (0..CONVERSATIONS).map(|it| (it, Vec::new())).collect();

@@ -21,7 +21,7 @@ struct Send {
 
 /// All sends of a history.
 #[derive(Debug, Default)]
-pub(super) struct Sends {
+pub(crate) struct Sends {
     sends: HashMap<SendKey, Send>,
 }
 
@@ -32,7 +32,7 @@ fn user(client: &str) -> &str {
 
 impl Sends {
     /// Takes an invoke, ok, fail or info.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         operation: &Operation,
         database: &mut Database,
@@ -98,7 +98,7 @@ impl Sends {
     }
 
     /// Compares with the database; gives back the places of all that was acknowledged.
-    pub(super) fn finish(&self, database: &Database, verdict: &mut Verdict) -> HashSet<(u32, u64)> {
+    pub(crate) fn finish(&self, database: &Database, verdict: &mut Verdict) -> HashSet<(u32, u64)> {
         let mut acked = HashSet::new();
         for ((conversation, sender, key), send) in &self.sends {
             let Some((id, seq)) = send.answer else { continue };

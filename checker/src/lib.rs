@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! DIR/*.jsonl (one file a writer) --> history --+
-//! messaging.events (or DIR/database.jsonl) -----+--> judge --> Verdict
+//! a dump of messaging.events -------------------+--> judge --> Verdict
 //!     sends.rs     lost, phantom, real-time order, idempotence
 //!     views.rs     what each session and each final sync saw, one by one
 //! ```
@@ -13,16 +13,16 @@
 //! the machine's monotonic clock. A session writes into one file, in the order of what it saw.
 //! Work is linear in the number of operations, but for one sort of the sends by time.
 
-pub(crate) mod command;
-pub(crate) mod database;
-pub(crate) mod history;
+mod database;
+pub mod history;
 mod judge;
 mod sends;
 mod verdict;
 mod views;
 
-pub(crate) use judge::check;
-pub(crate) use verdict::Verdict;
+pub use database::DatabaseEvent;
+pub use judge::{Judge, check};
+pub use verdict::{Verdict, Violation};
 
 #[cfg(test)]
 mod tests;

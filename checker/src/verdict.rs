@@ -9,7 +9,7 @@ const SPELLED_OUT_MAX: usize = 50;
 /// Which promise was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Violation {
+pub enum Violation {
     /// An acknowledged message is missing where it must be.
     Lost,
     /// Something is visible that nobody sent, that was refused, or that has another body.
@@ -28,28 +28,28 @@ pub(crate) enum Violation {
 
 /// The counts, and the first violations in words.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Verdict {
-    pub(crate) ok: bool,
-    pub(crate) operations: u64,
-    pub(crate) conversations: usize,
-    pub(crate) sessions: usize,
-    pub(crate) acked: u64,
-    pub(crate) lost: u64,
-    pub(crate) phantom: u64,
-    pub(crate) reordered: u64,
-    pub(crate) gaps: u64,
-    pub(crate) visible_duplicates: u64,
-    pub(crate) conflicts: u64,
-    pub(crate) broken_history: u64,
+pub struct Verdict {
+    pub ok: bool,
+    pub operations: u64,
+    pub conversations: usize,
+    pub sessions: usize,
+    pub acked: u64,
+    pub lost: u64,
+    pub phantom: u64,
+    pub reordered: u64,
+    pub gaps: u64,
+    pub visible_duplicates: u64,
+    pub conflicts: u64,
+    pub broken_history: u64,
     /// Frames that repeated an event on one device's wire: allowed, counted.
-    pub(crate) wire_duplicates: u64,
-    pub(crate) violations: Vec<String>,
+    pub wire_duplicates: u64,
+    pub violations: Vec<String>,
     #[serde(skip)]
     counts: BTreeMap<Violation, u64>,
 }
 
 impl Verdict {
-    pub(super) fn violate(&mut self, violation: Violation, words: impl FnOnce() -> String) {
+    pub(crate) fn violate(&mut self, violation: Violation, words: impl FnOnce() -> String) {
         *self.counts.entry(violation).or_default() += 1;
         if self.violations.len() < SPELLED_OUT_MAX {
             self.violations.push(format!("{violation:?}: {}", words()));
@@ -57,11 +57,11 @@ impl Verdict {
     }
 
     /// How often a promise was broken.
-    pub(crate) fn count(&self, violation: Violation) -> u64 {
+    pub fn count(&self, violation: Violation) -> u64 {
         self.counts.get(&violation).copied().unwrap_or_default()
     }
 
-    pub(super) fn close(mut self) -> Self {
+    pub(crate) fn close(mut self) -> Self {
         self.lost = self.count(Violation::Lost);
         self.phantom = self.count(Violation::Phantom);
         self.reordered = self.count(Violation::Reordered);

@@ -5,7 +5,7 @@ use super::verdict::{Verdict, Violation};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// One event as it was shown.
-pub(super) struct Shown<'a> {
+pub(crate) struct Shown<'a> {
     conversation: &'a str,
     seq: u64,
     message_id: Option<u128>,
@@ -13,7 +13,7 @@ pub(super) struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         conversation: &'a str,
         seq: u64,
         message_id: &Option<String>,
@@ -38,14 +38,14 @@ struct View {
 
 /// Observers, numbered, and what each was shown of each conversation.
 #[derive(Debug, Default)]
-pub(super) struct Views {
+pub(crate) struct Views {
     numbers: HashMap<String, u32>,
     views: BTreeMap<(u32, u32), View>,
 }
 
 impl Views {
     /// The number of an observer; a new one if it was never named.
-    pub(super) fn viewer(&mut self, name: &str) -> u32 {
+    pub(crate) fn viewer(&mut self, name: &str) -> u32 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
@@ -54,12 +54,12 @@ impl Views {
         number
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.numbers.len()
     }
 
     /// The observer begins behind `from`.
-    pub(super) fn start(
+    pub(crate) fn start(
         &mut self,
         viewer: &str,
         conversation: &str,
@@ -77,7 +77,7 @@ impl Views {
     }
 
     /// Each event must be the database's, be new to the observer, and follow the one before.
-    pub(super) fn show(
+    pub(crate) fn show(
         &mut self,
         viewer: &str,
         shown: &Shown<'_>,
@@ -122,7 +122,7 @@ impl Views {
     }
 
     /// The observer was at rest at the end: nothing may be missing in any of its conversations.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &mut self,
         viewer: &str,
         database: &Database,
@@ -137,7 +137,7 @@ impl Views {
         }
     }
 
-    pub(super) fn finish_one(
+    pub(crate) fn finish_one(
         &mut self,
         viewer: u32,
         conversation: u32,
