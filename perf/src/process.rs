@@ -152,6 +152,20 @@ pub(crate) fn own_descriptors() -> Outcome {
     Err(std::io::Error::last_os_error()).doing("a descriptor table for a thread")
 }
 
+/// Makes the calling thread give way to those that wake it: it runs once they sleep, or in its turn
+/// (`SCHED_BATCH`, sched(7)). For clients' threads: people's devices take no core from the server that
+/// writes to them, and one that shares its core would else stop it after every single write. Threads
+/// that this one starts are not concerned.
+pub(crate) fn give_way() -> Outcome {
+    let plain = libc::sched_param { sched_priority: 0 };
+    let policy = libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: `plain` is valid to read, and 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, policy, &raw const plain) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error()).doing("the scheduling of a thread")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ use super::session::{Ended, Event, Pace, Session, Spec, State};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::limits::{OPENING_AT_ONCE, OPENING_MS_MAX, READ_BYTES, SLOW_BUFFER_BYTES};
+use crate::process;
 use crate::report::progress;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -38,7 +39,9 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
+    /// To be run by the calling thread, which gives way to what it measures.
     pub(crate) fn new() -> Outcome<Self> {
+        process::give_way()?;
         Ok(Self {
             poll: Poll::new().doing("epoll")?,
             events: Events::with_capacity(1_024),
