@@ -97,7 +97,21 @@ fn unknown_command(daemon: &Daemon, name: &str) -> String {
     format!("unknown command {name}; known are: {}", known.join(", "))
 }
 
+/// A thread that has panicked leaves a daemon that looks well and does a part of its work no more: the
+/// process ends instead, by SIGABRT, and its supervisor starts it again.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place, thread, panic = message, "a thread panicked: the process ends");
+        std::process::abort();
+    }));
+}
+
 fn serve(daemon: &Daemon, config: Config) -> Result<(), String> {
+    end_on_panic();
     // Before any thread is started, so that every thread inherits the same handling.
     let mut signals = signals::catch().map_err(|error| format!("signals: {error}"))?;
     let instance = match config.text("instance") {
@@ -135,4 +149,36 @@ fn fail(daemon: &Daemon, code: u8, error: &str) -> ExitCode {
 
 fn print(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    const CHILD: &str = "REALCHAT_TEST_PANICS";
+
+    /// Runs itself once more, as a process whose second thread panics.
+    #[test]
+    fn a_panic_of_any_thread_ends_the_process_and_says_where() {
+        if std::env::var_os(CHILD).is_some() {
+            log::init("test", "info", "json");
+            end_on_panic();
+            let thread = std::thread::Builder::new().name("worker".to_owned());
+            let panics = || assert!(std::env::var_os(CHILD).is_none(), "on purpose");
+            let _ = thread.spawn(panics).unwrap().join();
+            std::process::exit(0);
+        }
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "run::tests::a_panic_of_any_thread_ends_the_process_and_says_where"])
+            .arg("--nocapture")
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.signal(), Some(6), "SIGABRT: {child:?}");
+        let said = String::from_utf8_lossy(&child.stderr);
+        for word in ["on purpose", "\"thread\":\"worker\"", "run.rs:"] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
 }

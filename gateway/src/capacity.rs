@@ -5,9 +5,11 @@
 
 use crate::config::Settings;
 use crate::limits::{
-    ATTENDANCE_CELLS_PER_SESSION, DESCRIPTORS_BESIDE_SESSIONS, HEAPS_MAX, KAFKA_ANSWER_BYTES_MAX,
-    KAFKA_FETCHED_KB_MAX, LETTER_BYTES, MEMORY_BASE_BYTES, PUBLISH_KB_MAX, ROSTER_BYTES_MAX,
-    SESSION_BYTES, TLS_CHUNK_BYTES, TLS_SESSION_BYTES,
+    ASK_BYTES, ATTENDANCE_CELLS_PER_SESSION, AUDIENCE_BYTES_MAX, DESCRIPTORS_BESIDE_SESSIONS,
+    HEAPS_MAX, HELD_BYTES_MAX, KAFKA_ANSWER_BYTES_MAX, KAFKA_FETCHED_KB_MAX, LETTER_BYTES,
+    MEMORY_BASE_BYTES, PARTIAL_BYTES_KEPT, PARTIALS_KEPT, PAYLOAD_BYTES_KEPT, PAYLOADS_KEPT,
+    PUBLISH_KB_MAX, READ_BYTES, ROSTER_BYTES_MAX, SESSION_BYTES, TLS_CHUNK_BYTES,
+    TLS_SESSION_BYTES, UPLINK_IN_FLIGHT_MAX, UPLINK_QUEUE_MAX,
 };
 use crate::outbound::payload::Handle;
 use daemon::Config;
@@ -21,12 +23,18 @@ pub(crate) struct Memory {
     /// Connections and their sessions, with the wheel's, the registry's and the filter's share.
     sessions: usize,
     rings: usize,
+    /// Messages, requests and TLS records that are not whole.
+    partial: usize,
     payloads: usize,
     recent: usize,
+    /// Answers to resumes and syncs that wait for their sockets.
+    backlog: usize,
     tls: usize,
     /// Fetched and not yet routed, to be published, and members of large conversations.
     kafka: usize,
     mailboxes: usize,
+    /// Requests to chatd, and to presenced.
+    uplink: usize,
     base: usize,
 }
 
@@ -40,23 +48,32 @@ impl Memory {
         } else {
             sessions * TLS_SESSION_BYTES + handshakes * TLS_CHUNK_BYTES
         };
-        let reader = KAFKA_ANSWER_BYTES_MAX + KAFKA_FETCHED_KB_MAX * 1024 + ROSTER_BYTES_MAX;
+        let fetched = KAFKA_ANSWER_BYTES_MAX + KAFKA_FETCHED_KB_MAX * 1024;
+        let reader = fetched + ROSTER_BYTES_MAX + HELD_BYTES_MAX;
         let others = (KAFKA_FETCHED_KB_MAX + PUBLISH_KB_MAX) * 1024;
+        // What each shard has for itself: buffers to read into, and such as are used again.
+        let buffers = READ_BYTES + 3 * TLS_CHUNK_BYTES + PARTIALS_KEPT * PARTIAL_BYTES_KEPT;
+        let kept = PAYLOADS_KEPT * PAYLOAD_BYTES_KEPT;
         Self {
             sessions: slots * (SESSION_BYTES + ATTENDANCE_CELLS_PER_SESSION),
             rings: sessions * usize::from(settings.ring_entries) * size_of::<Handle>(),
-            payloads: settings.payload_bytes_max * shards,
+            partial: (settings.partial_bytes_max + buffers) * shards,
+            payloads: (settings.payload_bytes_max + kept) * shards,
             recent: settings.recent_bytes_max * shards,
+            backlog: settings.backlog_bytes_max * shards,
             tls,
             kafka: config.count("kafka.consumers") * reader + others,
             mailboxes: shards * config.count("mailbox.letters_max") * LETTER_BYTES,
-            base: MEMORY_BASE_BYTES,
+            uplink: 2 * (UPLINK_QUEUE_MAX + UPLINK_IN_FLIGHT_MAX) * ASK_BYTES,
+            base: MEMORY_BASE_BYTES + AUDIENCE_BYTES_MAX,
         }
     }
 
     pub(crate) fn total(&self) -> usize {
-        let Self { sessions, rings, payloads, recent, tls, kafka, mailboxes, base } = self;
-        sessions + rings + payloads + recent + tls + kafka + mailboxes + base
+        let Self { sessions, rings, partial, payloads, recent, backlog, tls, .. } = self;
+        let Self { kafka, mailboxes, uplink, base, .. } = self;
+        let shards = sessions + rings + partial + payloads + recent + backlog + tls;
+        shards + kafka + mailboxes + uplink + base
     }
 
     /// Logs what will be taken; an error where the machine has less than that.
@@ -67,11 +84,14 @@ impl Memory {
             total_mib = total,
             sessions_mib = mib(self.sessions),
             rings_mib = mib(self.rings),
+            partial_mib = mib(self.partial),
             payloads_mib = mib(self.payloads),
             recent_mib = mib(self.recent),
+            backlog_mib = mib(self.backlog),
             tls_mib = mib(self.tls),
             kafka_mib = mib(self.kafka),
             mailboxes_mib = mib(self.mailboxes),
+            uplink_mib = mib(self.uplink),
             machine_mib = machine.map_or(0, mib),
             "memory at most"
         );
@@ -79,11 +99,14 @@ impl Memory {
             Some(there) if there < total => Err(format!(
                 "this configuration may take {total} MiB of memory and the machine has {there}: \
                  allowed is what fits; lower sessions_max ({} MiB), ring.entries ({}), \
-                 payload.bytes_max ({}), recovery.cache_bytes ({}) or mailbox.letters_max ({})",
+                 partial.bytes_max ({}), payload.bytes_max ({}), recovery.cache_bytes ({}), \
+                 recovery.backlog_bytes ({}) or mailbox.letters_max ({})",
                 mib(self.sessions + self.tls),
                 mib(self.rings),
+                mib(self.partial),
                 mib(self.payloads),
                 mib(self.recent),
+                mib(self.backlog),
                 mib(self.mailboxes),
             )),
             _ => Ok(()),
@@ -115,26 +138,44 @@ pub(crate) fn bound_heaps() {
     };
 }
 
-/// A connection is a descriptor: the soft limit is raised as far as is needed and allowed.
-pub(crate) fn raise_descriptor_limit(sessions_max: u64) {
+/// A connection is a descriptor: the soft limit is raised as far as is needed and allowed. Gives back
+/// how many connections it leaves room for; one more is then refused, rather than left to wait for a
+/// descriptor that does not come.
+pub(crate) fn connections_of_descriptors(sessions_max: usize) -> usize {
+    let descriptors = raise_descriptor_limit(sessions_max + DESCRIPTORS_BESIDE_SESSIONS);
+    let fitting = sessions_max.min(connections_of(descriptors));
+    if fitting < sessions_max {
+        tracing::warn!(
+            descriptors,
+            sessions_max,
+            connections_max = fitting,
+            "the limit of open files (ulimit -n) is below sessions_max: connections beyond it are refused"
+        );
+    }
+    fitting
+}
+
+fn connections_of(descriptors: usize) -> usize {
+    descriptors - DESCRIPTORS_BESIDE_SESSIONS.min(descriptors / 4)
+}
+
+/// The limit that holds then.
+fn raise_descriptor_limit(wanted: usize) -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return;
+        return wanted;
     }
-    let wanted = sessions_max.saturating_add(DESCRIPTORS_BESIDE_SESSIONS);
-    if limit.rlim_cur < wanted {
+    let before = limit.rlim_cur;
+    let wanted = wanted as libc::rlim_t;
+    if before < wanted {
         limit.rlim_cur = wanted.min(limit.rlim_max);
         // SAFETY: `limit` is a valid rlimit that outlives the call.
-        let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
-        if !raised || limit.rlim_cur < wanted {
-            tracing::warn!(
-                descriptors = limit.rlim_cur,
-                wanted,
-                "the limit of open files (ulimit -n) is below sessions_max"
-            );
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            limit.rlim_cur = before;
         }
     }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -161,7 +202,12 @@ mod tests {
         let deep = memory(&[("REALCHAT_GATEWAY_RING_ENTRIES", "512")], 1);
         assert_eq!(deep.total() - one.total(), one.rings);
         let four = memory(&[], 4);
-        assert_eq!((four.payloads, four.recent), (one.payloads, one.recent));
+        assert_eq!((four.recent, four.backlog), (one.recent, one.backlog));
+        // Four times what each shard has for itself.
+        assert_eq!(four.payloads - one.payloads, 3 * PAYLOADS_KEPT * PAYLOAD_BYTES_KEPT);
+        assert!(four.partial - one.partial < 8 * MIB);
+        let wide = memory(&[("REALCHAT_GATEWAY_PARTIAL_BYTES_MAX", "134217728")], 1);
+        assert_eq!(wide.total() - one.total(), 64 * MIB);
         assert_eq!(one.tls, 0);
         let encrypted = memory(&[("REALCHAT_GATEWAY_TLS_LISTEN", "127.0.0.1:1")], 1);
         assert!(encrypted.tls > 100_000 * TLS_SESSION_BYTES);
@@ -177,6 +223,15 @@ mod tests {
         for named in ["sessions_max", "ring.entries", "payload.bytes_max", "the machine has"] {
             assert!(refusal.contains(named), "{refusal}");
         }
+    }
+
+    #[test]
+    fn connections_are_what_descriptors_leave() {
+        assert_eq!(connections_of(20_000), 20_000 - DESCRIPTORS_BESIDE_SESSIONS);
+        assert_eq!(connections_of(1_024), 768);
+        assert_eq!(connections_of_descriptors(10), 10);
+        let descriptors = raise_descriptor_limit(usize::MAX / 2);
+        assert_eq!(connections_of_descriptors(usize::MAX / 2), connections_of(descriptors));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) enum Reason {
     HelloDeadline,
     BackpressureOverflow,
     HeartbeatMissed,
+    /// Events were deleted from the log before this gateway read them.
+    EventsLost,
     WriteDeadline,
     /// The address has too many connections, or opens them too fast.
     AddressLimited,
@@ -56,7 +58,7 @@ pub(crate) enum Retry {
 }
 
 /// Every reason, in the order of the metrics' slots.
-pub(crate) const ALL: [Reason; 26] = [
+pub(crate) const ALL: [Reason; 27] = [
     Reason::PeerClosed,
     Reason::PeerGone,
     Reason::HttpDone,
@@ -77,6 +79,7 @@ pub(crate) const ALL: [Reason; 26] = [
     Reason::HelloDeadline,
     Reason::BackpressureOverflow,
     Reason::HeartbeatMissed,
+    Reason::EventsLost,
     Reason::WriteDeadline,
     Reason::AddressLimited,
     Reason::UserLimited,
@@ -119,8 +122,18 @@ impl Reason {
                 Never,
             ),
             Self::InvalidUtf8 => (Some(1007), "invalid_utf8", "text is not UTF-8", Never),
-            Self::Flood => (Some(1008), "flood", "too many fragments or control frames", Backoff),
-            Self::MessageTooLarge => (Some(1009), "message_too_large", "message too large", Never),
+            Self::Flood => (
+                Some(1008),
+                "flood",
+                "at most 256 fragments of a message, and 200 control and 200 refused frames in 10 s",
+                Backoff,
+            ),
+            Self::MessageTooLarge => (
+                Some(1009),
+                "message_too_large",
+                "at most 131072 bytes of a message are allowed",
+                Never,
+            ),
             Self::Internal => (Some(1011), "internal", "internal error", Backoff),
             Self::Draining => (Some(1012), "draining", "the gateway is stopping", Backoff),
             Self::Overloaded => (Some(1013), "overloaded", "try again later", Backoff),
@@ -134,6 +147,9 @@ impl Reason {
             }
             Self::HeartbeatMissed => {
                 (Some(4009), "heartbeat_missed", "no pong within the deadline", Backoff)
+            }
+            Self::EventsLost => {
+                (Some(4010), "events_lost", "events may be missing: resume", Backoff)
             }
             Self::WriteDeadline => (None, "write_deadline", "", Backoff),
             Self::AddressLimited => (None, "address_limited", "", Backoff),
@@ -188,6 +204,21 @@ mod tests {
             assert!(reason.text().len() <= 123);
             assert!(reason.code().is_none_or(is_valid_on_the_wire));
         }
+    }
+
+    #[test]
+    fn a_refusal_names_its_limit() {
+        use crate::limits::{
+            CONTROL_FRAMES_MAX, FLOOD_WINDOW_MS, FRAGMENTS_MAX, REFUSED_FRAMES_MAX,
+        };
+        let flood = format!(
+            "at most {FRAGMENTS_MAX} fragments of a message, and {CONTROL_FRAMES_MAX} control and \
+             {REFUSED_FRAMES_MAX} refused frames in {} s",
+            FLOOD_WINDOW_MS / 1_000
+        );
+        assert_eq!(Reason::Flood.text(), flood);
+        let bytes = proto::limits::CLIENT_FRAME_BYTES_MAX.to_string();
+        assert!(Reason::MessageTooLarge.text().contains(&bytes));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The gateway's configuration: its keys, and the part of it that the shards need.
 
 use crate::conn::Policy;
+use crate::drain::DrainTimes;
 use crate::inbound::frame::FrameLimits;
 use crate::inbound::proxy::Proxies;
 use crate::inbound::tls::Files;
-use crate::limits::{ANSWER_MS_MAX, FRAGMENTS_MAX, KAFKA_STOP_MS_MAX};
+use crate::limits::{ANSWER_MS_MAX, FRAGMENTS_MAX};
 use crate::rate::{Allowed, Limits};
 use daemon::{Config, Key, Kind};
 use proto::limits::CLIENT_FRAME_BYTES_MAX;
@@ -112,7 +113,8 @@ pub(crate) const KEYS: &[Key] = &[
         name: "sessions_max",
         kind: Kind::Integer { min: 1, max: 10_000_000 },
         default: "100000",
-        doc: "Connections of this gateway, all shards together; one more is answered 503.",
+        doc: "Connections of this gateway, all shards together, or fewer where the limit of open files is \
+              lower; one more is answered 503.",
     },
     Key {
         name: "origins",
@@ -235,11 +237,25 @@ pub(crate) const KEYS: &[Key] = &[
               is half full, and its last eighth is for high priority and answers.",
     },
     Key {
+        name: "partial.bytes_max",
+        kind: Kind::Integer { min: 1_048_576, max: 1_099_511_627_776 },
+        default: "67108864",
+        doc: "Bytes of messages, requests and TLS records that have come or gone in part, all connections \
+              together; beyond, a connection that adds to them is closed with 1013.",
+    },
+    Key {
         name: "payload.bytes_max",
         kind: Kind::Integer { min: 16_777_216, max: 1_099_511_627_776 },
         default: "268435456",
         doc: "Bytes of the events that wait for sockets, all sessions together, each event counted \
               once for each shard; beyond, a session that has anything waiting counts as too slow.",
+    },
+    Key {
+        name: "recovery.backlog_bytes",
+        kind: Kind::Integer { min: 16_777_216, max: 1_099_511_627_776 },
+        default: "268435456",
+        doc: "Bytes of chatd's answers to resumes and syncs that wait for their sessions' sockets, all \
+              sessions together; beyond, who resumes is told to sync later.",
     },
     Key {
         name: "recovery.cache_bytes",
@@ -312,10 +328,11 @@ pub(crate) struct Settings {
     pub(crate) ring_entries: u16,
     pub(crate) ring_bytes_max: u32,
     pub(crate) overflow: Overflow,
-    /// Of one shard.
+    /// Of one shard, as those that follow.
+    pub(crate) partial_bytes_max: usize,
     pub(crate) payload_bytes_max: usize,
-    /// Of one shard.
     pub(crate) recent_bytes_max: usize,
+    pub(crate) backlog_bytes_max: usize,
     pub(crate) handshake_ms: u64,
     pub(crate) body_ms: u64,
     pub(crate) answer_ms: u64,
@@ -328,8 +345,8 @@ pub(crate) struct Settings {
     pub(crate) write_ms: u64,
     /// The clients' reconnects are spread over this.
     pub(crate) drain_ms: u64,
-    /// The shards' part of the drain time.
-    pub(crate) shard_drain_ms: u64,
+    /// What happens in it.
+    pub(crate) drain: DrainTimes,
 }
 
 impl Settings {
@@ -374,8 +391,10 @@ impl Settings {
                 "gap" => Overflow::Gap,
                 _ => Overflow::Close,
             },
+            partial_bytes_max: config.count("partial.bytes_max") / shards.max(1),
             payload_bytes_max: config.count("payload.bytes_max") / shards.max(1),
             recent_bytes_max: config.count("recovery.cache_bytes") / shards.max(1),
+            backlog_bytes_max: config.count("recovery.backlog_bytes") / shards.max(1),
             handshake_ms: config.integer("handshake_ms"),
             body_ms: config.integer("body_ms"),
             answer_ms: ANSWER_MS_MAX,
@@ -386,8 +405,7 @@ impl Settings {
             events_ms: config.integer("events.heartbeat_ms"),
             write_ms: config.integer("write_ms"),
             drain_ms,
-            // The rest is for the last commits and reports.
-            shard_drain_ms: drain_ms.saturating_sub(KAFKA_STOP_MS_MAX).max(drain_ms / 2),
+            drain: DrainTimes::of(drain_ms),
         })
     }
 }

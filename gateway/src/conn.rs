@@ -85,6 +85,8 @@ enum Pause {
     Answer,
     /// Until the response is written.
     Written,
+    /// Until the others have had their turn.
+    Turn,
 }
 
 enum Phase {
@@ -116,6 +118,8 @@ pub(crate) struct Lent<'a> {
     pub(crate) pool: &'a mut Pool,
     pub(crate) deflater: &'a mut Deflater,
     pub(crate) effects: &'a mut Vec<Effect>,
+    /// What may still be done in this turn; see [`crate::limits::TURN_WORK_MAX`].
+    pub(crate) work: u32,
 }
 
 impl Conn {
@@ -127,6 +131,9 @@ impl Conn {
     /// Takes what came (and what was left before), as far as that is possible now. `input` is used
     /// as working space.
     pub(crate) fn receive(&mut self, input: &mut [u8], lent: &mut Lent<'_>) {
+        if self.pause == Pause::Turn {
+            self.pause = Pause::None;
+        }
         let Some(mut stash) = self.stash.take() else {
             let used = self.take(input, lent);
             if used < input.len() && !self.is_closing() {
@@ -171,6 +178,28 @@ impl Conn {
     /// Whether bytes are taken at the moment; if not, they had better stay in the socket.
     pub(crate) fn is_paused(&self) -> bool {
         self.pause != Pause::None
+    }
+
+    /// Whether bytes were left for its next turn, which [`Self::receive`] begins.
+    pub(crate) fn awaits_turn(&self) -> bool {
+        self.pause == Pause::Turn
+    }
+
+    /// A frame is refused that looked fine here: whether there were too many of them.
+    pub(crate) fn refusals_flood(&mut self, now: Now) -> bool {
+        match &mut self.phase {
+            Phase::Socket(socket) => socket.refusals_flood(now),
+            _ => false,
+        }
+    }
+
+    /// Bytes of what has come in part.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let unframed = self.stash.as_ref().map_or(0, |it| it.bytes.len());
+        match &self.phase {
+            Phase::Socket(socket) => unframed + socket.kept_bytes(),
+            _ => unframed,
+        }
     }
 
     /// Whether bytes wait that [`Self::receive`] has not used.

@@ -20,6 +20,7 @@ mod clock;
 mod close;
 mod config;
 mod conn;
+mod drain;
 mod inbound;
 mod limits;
 mod mail;

@@ -1,8 +1,6 @@
 //! Every capacity and time of the gateway that is not configuration, with its unit.
 
-use proto::limits::{
-    CLIENT_FRAME_BYTES_MAX, HTTP_BODY_BYTES_MAX, PRESENCE_USERS_MAX, RECORD_VALUE_BYTES_MAX,
-};
+use proto::limits::{CLIENT_FRAME_BYTES_MAX, PRESENCE_USERS_MAX, RECORD_VALUE_BYTES_MAX};
 
 /// Head of an HTTP request: request line and headers. More is answered 431.
 pub(crate) const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -38,10 +36,17 @@ pub(crate) const CONTROL_BYTES_MAX: usize = 125;
 pub(crate) const FRAME_HEADER_BYTES_MAX: usize = 14;
 /// Frames of one message; more is a flood.
 pub(crate) const FRAGMENTS_MAX: u32 = 256;
-/// Control frames of one session in one window; more is a flood.
+/// Control frames of one connection in one window; more is a flood.
 pub(crate) const CONTROL_FRAMES_MAX: u16 = 200;
-/// The window in which control frames are counted.
-pub(crate) const CONTROL_WINDOW_MS: u64 = 10_000;
+/// Frames of one connection that are refused, in one window: malformed, out of turn, or beyond the
+/// user's rate. More is a flood.
+pub(crate) const REFUSED_FRAMES_MAX: u16 = 200;
+/// The window in which these are counted.
+pub(crate) const FLOOD_WINDOW_MS: u64 = 10_000;
+/// What is done for one connection before the others have their turn: a message or control frame costs
+/// one, and one more for each of these bytes of its payload, inflated.
+pub(crate) const TURN_WORK_MAX: u32 = 256;
+pub(crate) const TURN_WORK_BYTES: usize = 1_024;
 
 /// A message of fewer bytes is not compressed.
 pub(crate) const DEFLATE_BYTES_MIN: usize = 64;
@@ -65,8 +70,6 @@ pub(crate) const IN_FLIGHT_MAX: u8 = 64;
 pub const GAP_BUFFER_EVENTS_MAX: usize = 256;
 /// Conversations of one resume whose events did not fit the gap buffer; one more ends the session.
 pub(crate) const GAP_OVERFLOWS_MAX: usize = 1_024;
-/// Bytes of sync answers that wait, in one shard, to be queued to their sessions.
-pub(crate) const SYNC_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Counted for each event in the cache of recent events, besides its bytes and its recipients.
 pub(crate) const RECENT_ENTRY_BYTES: usize = 192;
@@ -85,6 +88,9 @@ pub(crate) const POLL_EVENTS_MAX: usize = 1_024;
 pub(crate) const ACCEPTS_IN_A_ROW_MAX: usize = 64;
 /// Wait after accept failed for want of descriptors or memory.
 pub(crate) const ACCEPT_RETRY_MS: u64 = 100;
+/// Connections refused at once that a shard keeps until their answers are read, and for how long.
+pub(crate) const REFUSALS_KEPT_MAX: usize = 64;
+pub(crate) const REFUSAL_MS: u64 = 1_000;
 /// Length of a listener's queue of connections that are not yet accepted.
 pub(crate) const BACKLOG: i32 = 4_096;
 /// Letters taken from the mailbox before the sockets have their turn.
@@ -111,8 +117,6 @@ pub(crate) const RINGS_PER_CHUNK: usize = 64;
 pub(crate) const TIMER_TICK_MS: u64 = 16;
 /// Heartbeats of one interval go out in so many groups: one comes up to that part of it late.
 pub(crate) const HEARTBEAT_GROUPS: u64 = 128;
-/// What stopping Kafka's threads and the presence thread takes of the drain time.
-pub(crate) const KAFKA_STOP_MS_MAX: u64 = 5_000;
 /// How often the opening thread looks whether the gateway may listen.
 pub(crate) const OPENING_TICK_MS: u64 = 20;
 /// The longest a shard sleeps.
@@ -125,7 +129,7 @@ const _: () = assert!(TOKENS_REMEMBERED.is_power_of_two() && TOKENS_REMEMBERED >
 const _: () = assert!(PROXY_HEADER_BYTES_MAX <= READ_BYTES);
 const _: () = assert!(LIMIT_CELLS.is_power_of_two());
 const _: () = assert!(CLIENT_FRAME_BYTES_MAX <= READ_BYTES);
-const _: () = assert!(HEAD_BYTES_MAX + HTTP_BODY_BYTES_MAX < SYNC_BACKLOG_BYTES_MAX);
+const _: () = assert!(CLIENT_FRAME_BYTES_MAX / TURN_WORK_BYTES < TURN_WORK_MAX as usize);
 const _: () = assert!(WRITE_FRAMES_MAX <= 1_024);
 const _: () = assert!(RECIPIENTS_PER_LETTER_MAX <= RECIPIENTS_IN_A_ROW_MAX);
 const _: () = assert!(ROSTER_USERS_MAX * 16 <= ROSTER_BYTES_MAX);
@@ -258,9 +262,13 @@ pub(crate) const ATTENDANCE_CELLS_MIN: usize = 1_024;
 pub(crate) const ATTENDANCE_PROBES: u32 = 3;
 /// How long a fetch without records waits at the broker.
 pub(crate) const KAFKA_FETCH_MS_MAX: usize = 500;
-/// From one fetch to the next, at least: of a log that is busy, one answer carries many records, and
-/// none waits longer for it than this. A log that was quiet so long is answered at once.
+/// From one fetch to the next of a log that is busy, at least: one answer carries many records, and none
+/// waits longer for it than this.
 pub(crate) const KAFKA_FETCH_PACE_US: u64 = 3_000;
+/// A log is busy that has so many records...
+pub(crate) const KAFKA_BUSY_RECORDS: usize = 100;
+/// ...in this time. With fewer, a pause would gather none that an answer does not carry anyway.
+pub(crate) const KAFKA_BUSY_WINDOW_MS: u64 = 100;
 /// Of one partition in one answer; a batch that is larger comes alone.
 pub(crate) const KAFKA_PARTITION_BYTES_MAX: usize = 1024 * 1024;
 /// More than an answer's head, which comes before its first records; the least that records take is
@@ -303,6 +311,8 @@ const _: () = assert!(PRESENCE_CHANGES_MAX <= PRESENCE_HEARTBEATS_MAX);
 pub(crate) const SESSION_BYTES: usize = 512;
 /// The same of its encryption.
 pub(crate) const TLS_SESSION_BYTES: usize = 8 * 1024;
+/// What a request that waits for chatd or presenced holds on the average.
+pub(crate) const ASK_BYTES: usize = 1024;
 /// What a letter holds on the average: most are one event for many.
 pub(crate) const LETTER_BYTES: usize = 2 * 1024;
 /// The program, its threads' stacks as far as they are used, metrics, links, logs, and the tables of
@@ -310,5 +320,6 @@ pub(crate) const LETTER_BYTES: usize = 2 * 1024;
 pub(crate) const MEMORY_BASE_BYTES: usize = 48 * 1024 * 1024;
 /// Heaps of the C library.
 pub(crate) const HEAPS_MAX: i32 = 2;
-/// Descriptors for listeners, links, Kafka and logs.
-pub(crate) const DESCRIPTORS_BESIDE_SESSIONS: u64 = 1_024;
+/// Descriptors for listeners, links, Kafka, logs and refused connections; where a process may have few,
+/// a quarter of them.
+pub(crate) const DESCRIPTORS_BESIDE_SESSIONS: usize = 1_024;

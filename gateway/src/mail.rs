@@ -31,9 +31,9 @@ pub(crate) enum Mail {
     /// Everything that Kafka thread `consumer` mailed before this is enqueued to the sessions once
     /// this is taken: the shard then stores `ticket` in that consumer's progress slot.
     Ticket { consumer: u16, ticket: u64 },
-    /// Everything of these partitions of the log below these offsets was mailed before this. With
-    /// `jumped`, some of it was not: it was lost to this gateway.
-    Tail { log: u64, positions: Arc<[(u16, i64)]>, jumped: bool },
+    /// Everything of these partitions of the log below these offsets was mailed before this, except
+    /// for what `skipped` tells.
+    Tail { log: u64, positions: Arc<[(u16, i64)]>, skipped: Skipped },
     /// Records of this partition of the log from this offset on may come later than those behind
     /// them; None: no longer.
     Late { partition: u16, from: Option<i64> },
@@ -53,6 +53,16 @@ pub(crate) enum Mail {
     Drain,
     /// The end, once the connections are closed; nothing is mailed after this.
     Stop,
+}
+
+/// What of the log was not mailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Skipped {
+    Nothing,
+    /// Who misses some of it is told, see [`Mail::Missed`].
+    Told,
+    /// It was deleted unread, and nobody knows whose it was.
+    Unknown,
 }
 
 /// What is given up first where not everything can be kept.

@@ -22,6 +22,7 @@ pub(crate) const ACTIVE_SESSIONS: &str = "active_sessions";
 pub(crate) const SEND_QUEUE_DEPTH: &str = "send_queue_depth";
 pub(crate) const PAYLOADS_LIVE: &str = "payloads_live";
 pub(crate) const RECENT_BYTES: &str = "recent_bytes";
+pub(crate) const PARTIAL_BYTES: &str = "partial_bytes";
 pub(crate) const RINGS_BORROWED: &str = "rings_borrowed";
 pub(crate) const CONNECTIONS_ACCEPTED: &str = "connections_accepted";
 pub(crate) const CONNECTIONS_REFUSED: &str = "connections_refused";
@@ -82,6 +83,7 @@ pub(crate) struct ShardMetrics {
     pub(crate) send_queue_depth: Cell,
     pub(crate) payloads_live: Cell,
     pub(crate) recent_bytes: Cell,
+    pub(crate) partial_bytes: Cell,
     pub(crate) rings_borrowed: Cell,
     pub(crate) connections_accepted: Cell,
     pub(crate) connections_refused: Cell,
@@ -176,6 +178,9 @@ const GAUGES: &[Row] = &[
     (SEND_QUEUE_DEPTH, "Frames that wait in rings", |it| &it.send_queue_depth),
     (PAYLOADS_LIVE, "Payloads that are held", |it| &it.payloads_live),
     (RECENT_BYTES, "Bytes of recent events that are kept", |it| &it.recent_bytes),
+    (PARTIAL_BYTES, "Bytes of messages, requests and TLS records that are not whole", |it| {
+        &it.partial_bytes
+    }),
     (RINGS_BORROWED, "Rings that are not empty", |it| &it.rings_borrowed),
 ];
 

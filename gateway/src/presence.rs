@@ -14,7 +14,7 @@ mod batch;
 
 use crate::limits::{
     PRESENCE_BATCH_MS, PRESENCE_CENSUS_MS, PRESENCE_HEARTBEATS_MAX, PRESENCE_QUEUE_MAX,
-    PRESENCE_REPORT_MS_MAX, PRESENCE_STOP_MS_MAX,
+    PRESENCE_REPORT_MS_MAX,
 };
 use crate::mail::Mail;
 use crate::mailbox::Mailboxes;
@@ -140,10 +140,9 @@ impl Presence {
         self.note(Note::Census(shard, sessions));
     }
 
-    /// Reports what is left, and ends the thread; waits up to 1 s. To be called when the shards
+    /// Reports what is left, and ends the thread; waits twice as long at most. To be called when the shards
     /// have reported their last disconnects.
-    pub(crate) fn stop(&self) {
-        let patience = Duration::from_millis(PRESENCE_STOP_MS_MAX);
+    pub(crate) fn stop(&self, patience: Duration) {
         let (done, is_done) = bounded(1);
         if self.notes.send_timeout(Note::Stop(done), patience).is_ok() {
             let _ = is_done.recv_timeout(patience);

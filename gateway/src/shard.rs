@@ -21,7 +21,9 @@ mod frames;
 pub(crate) mod handover;
 mod hello;
 mod letters;
+mod partial;
 mod read;
+mod refusal;
 pub(crate) mod registry;
 mod slow;
 mod table;
@@ -93,6 +95,7 @@ pub(crate) struct Shard {
     poll: Poll,
     events: Events,
     listeners: Vec<accept::Listener>,
+    refusals: refusal::Refusals,
     inbox: Inbox,
     mailboxes: Mailboxes,
     progress: Arc<Progress>,
@@ -131,6 +134,8 @@ pub(crate) struct Shard {
     firsts: Vec<u32>,
     /// Bytes of sync answers that wait for their sessions' rings.
     backlog_bytes: usize,
+    /// Bytes that connections keep of what is not whole.
+    partial_bytes: usize,
     /// Frames in all rings.
     queued: u64,
     /// Set by SIGTERM: when the last connection is dropped, at the latest.
@@ -155,6 +160,7 @@ impl Shard {
             poll,
             events: Events::with_capacity(POLL_EVENTS_MAX),
             listeners: Vec::new(),
+            refusals: refusal::Refusals::default(),
             inbox,
             mailboxes,
             progress,
@@ -186,6 +192,7 @@ impl Shard {
             fired: Vec::with_capacity(POLL_EVENTS_MAX),
             firsts: Vec::with_capacity(INLINE_RECIPIENTS_MAX),
             backlog_bytes: 0,
+            partial_bytes: 0,
             queued: 0,
             drain_until_ms: None,
             stopping: false,
@@ -278,6 +285,7 @@ impl Shard {
         let live = self.payloads.live() - usize::from(self.watermark.is_kept());
         self.counts.payloads_live.set(live as u64);
         self.counts.recent_bytes.set(self.recent.bytes() as u64);
+        self.counts.partial_bytes.set(self.partial_bytes as u64);
         self.counts.rings_borrowed.set(self.rings.borrowed() as u64);
     }
 

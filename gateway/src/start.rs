@@ -5,6 +5,7 @@
 use crate::audience::Audiences;
 use crate::capacity::{self, Memory};
 use crate::config::{self, Settings};
+use crate::drain::DrainTimes;
 use crate::inbound::listen::Bound;
 use crate::inbound::tls::{self, Files};
 use crate::inbound::uplink::{self, Uplink};
@@ -39,6 +40,7 @@ struct Gateway {
     presence: Presence,
     stopping: Arc<AtomicBool>,
     consumers: Receiver<Consumers>,
+    drain: DrainTimes,
     /// Where the certificate is read again from.
     tls: Option<Files>,
 }
@@ -72,13 +74,14 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let Context { config, health, metrics, instance } = context;
     health.require(CONDITION, "waiting for Kafka's positions and the verification keys");
     capacity::bound_heaps();
-    capacity::raise_descriptor_limit(config.integer("sessions_max"));
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = config::shards(&config, cores.len());
     let bound = Bound::new(config.list("listen"), config.list("tls.listen"), shards)?;
     let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
     bound.limit_unsent(unsent_bytes)?;
-    let settings = Arc::new(Settings::new(&config, &instance, shards)?);
+    let mut settings = Settings::new(&config, &instance, shards)?;
+    settings.sessions_max = capacity::connections_of_descriptors(settings.sessions_max);
+    let settings = Arc::new(settings);
     Memory::of(&config, &settings, shards).check(capacity::machine_bytes())?;
     let tls = config::tls_files(&config)?;
     let certificate = tls.as_ref().map(tls::read_config).transpose()?;
@@ -118,7 +121,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     if let Some(certificate) = certificate {
         send_certificate(&mailboxes, &certificate);
     }
-    let stopping = Arc::new(AtomicBool::new(false));
+    let (stopping, drain) = (Arc::new(AtomicBool::new(false)), settings.drain);
     let (consumers_sender, consumers) = bounded(1);
     let opening = Opening {
         config,
@@ -135,7 +138,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     };
     let opening = thread::Builder::new().name("open".into()).spawn(move || opening.open(bound));
     opening.map_err(|error| format!("thread open: {error}"))?;
-    Ok(Box::new(Gateway { mailboxes, shards: threads, presence, stopping, consumers, tls }))
+    Ok(Box::new(Gateway { mailboxes, shards: threads, presence, stopping, consumers, drain, tls }))
 }
 
 fn send_certificate(mailboxes: &Mailboxes, certificate: &Arc<ServerConfig>) {
@@ -272,7 +275,7 @@ impl Running for Gateway {
         all(|| Mail::Drain);
         // The shards still take letters, so that everything read from Kafka can be committed.
         if let Ok(consumers) = self.consumers.try_recv() {
-            consumers.stop();
+            consumers.stop(self.drain);
         }
         all(|| Mail::Stop);
         for shard in self.shards {
@@ -280,6 +283,6 @@ impl Running for Gateway {
                 tracing::error!("a shard panicked");
             }
         }
-        self.presence.stop();
+        self.presence.stop(self.drain.report);
     }
 }

@@ -4,6 +4,7 @@
 use crate::config::Settings;
 use crate::limits::{
     BROKER_PROBE_MS_MAX, BROKER_WATCH_MS, PUBLISH_IN_FLIGHT_MAX, PUBLISH_MS_MAX, PUBLISH_RETRY_MS,
+    REPORTS_POLL_MS,
 };
 use crate::metrics::{PresenceMetrics, What};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -16,8 +17,9 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// What is to be announced, or was.
@@ -154,7 +156,7 @@ impl Announcer {
     fn producer(
         &self,
         delivered: Sender<Delivered>,
-    ) -> Result<ThreadedProducer<Deliveries>, KafkaError> {
+    ) -> Result<Arc<BaseProducer<Deliveries>>, String> {
         let mut config = client_config(&self.settings);
         config
             .set("enable.idempotence", "true")
@@ -162,11 +164,18 @@ impl Announcer {
             .set("message.timeout.ms", PUBLISH_MS_MAX.to_string())
             .set("linger.ms", "1")
             .set("partitioner", "murmur2_random");
-        config.create_with_context(Deliveries { delivered })
+        let producer = config.create_with_context(Deliveries { delivered });
+        let producer = Arc::new(producer.map_err(|error: KafkaError| error.to_string())?);
+        let served = Arc::downgrade(&producer);
+        std::thread::Builder::new()
+            .name("producer".into())
+            .spawn(move || serve(&served))
+            .map_err(|error| format!("thread producer: {error}"))?;
+        Ok(producer)
     }
 
     /// False if some could not be handed over.
-    fn hand_over(&self, producer: &ThreadedProducer<Deliveries>, waiting: &mut Waiting) -> bool {
+    fn hand_over(&self, producer: &BaseProducer<Deliveries>, waiting: &mut Waiting) -> bool {
         for announcement in waiting.take(PUBLISH_IN_FLIGHT_MAX) {
             let key = announcement.user.as_bytes();
             let value = frame(announcement).encode_to_vec();
@@ -195,6 +204,14 @@ impl Announcer {
         // The core is gone only when the process ends.
         let _ = self.announced.send(it.announcement);
         true
+    }
+}
+
+/// Takes the producer's reports as long as somebody has it. Not the library's own thread for that,
+/// which polls for 100 ms at a time and spins through the last millisecond of each.
+fn serve(producer: &Weak<BaseProducer<Deliveries>>) {
+    while let Some(producer) = producer.upgrade() {
+        producer.poll(Duration::from_millis(REPORTS_POLL_MS));
     }
 }
 
@@ -249,12 +266,13 @@ pub(crate) fn watch(settings: &Settings, health: &Health) {
     // Nothing is produced with this one: its deliveries go nowhere.
     let (delivered, _) = unbounded();
     let made = client_config(settings).create_with_context(Deliveries { delivered });
-    let producer: ThreadedProducer<Deliveries> = match made {
+    let producer: BaseProducer<Deliveries> = match made {
         Ok(producer) => producer,
         Err(error) => return health.not_ready("kafka", error.to_string()),
     };
     let patience = Duration::from_millis(BROKER_PROBE_MS_MAX);
     loop {
+        producer.poll(Duration::ZERO);
         let metadata = producer.client().fetch_metadata(None, patience);
         match metadata {
             Err(error) => {

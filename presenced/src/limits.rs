@@ -40,6 +40,8 @@ pub(crate) const LAST_SEEN_S: u64 = 90 * 24 * 3_600;
 pub(crate) const PUBLISH_MS_MAX: u64 = 5_000;
 /// Changes handed to Kafka's client that are not yet acknowledged.
 pub(crate) const PUBLISH_IN_FLIGHT_MAX: usize = 10_000;
+/// How long a producer's thread waits for reports at once; reports that come end no wait.
+pub(crate) const REPORTS_POLL_MS: u64 = 1_000;
 /// Wait before a change that was not taken is tried again.
 pub(crate) const PUBLISH_RETRY_MS: u64 = 200;
 /// How often the broker is asked whether it is there, and how long the answer may take.

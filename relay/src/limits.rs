@@ -39,6 +39,8 @@ pub(crate) const BROKER_WATCH_MS: u64 = 1_000;
 pub(crate) const BROKER_PROBE_MS_MAX: u64 = 1_000;
 /// How long the creation of topics may take before it is tried again.
 pub(crate) const TOPICS_MS_MAX: u64 = 10_000;
+/// How long a producer's thread waits for reports at once; reports that come end no wait.
+pub(crate) const REPORTS_POLL_MS: u64 = 1_000;
 /// How long a purged producer may take to give its messages back.
 pub(crate) const PURGE_MS_MAX: u64 = 1_000;
 /// One answer of a broker whose log is read again, in milliseconds.

@@ -12,7 +12,7 @@
 //! drops single records out of the middle of a wave.
 
 use crate::config::Settings;
-use crate::limits::{BROKER_PROBE_MS_MAX, MESSAGE_PERCENT, PURGE_MS_MAX};
+use crate::limits::{BROKER_PROBE_MS_MAX, MESSAGE_PERCENT, PURGE_MS_MAX, REPORTS_POLL_MS};
 use crate::wave::{KeyOf, Outcome, Record};
 use proto::topics;
 use rdkafka::client::ClientContext;
@@ -20,10 +20,10 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
+    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
 };
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Where a record goes, and with which headers.
@@ -162,7 +162,7 @@ fn classify(error: &KafkaError) -> Outcome {
 /// One producer, made anew whenever it cannot be trusted any more.
 pub(crate) struct Publisher {
     config: ClientConfig,
-    producer: Option<ThreadedProducer<Deliveries>>,
+    producer: Option<Arc<BaseProducer<Deliveries>>>,
 }
 
 impl Publisher {
@@ -175,7 +175,7 @@ impl Publisher {
         if self.producer.is_some() {
             return Ok(());
         }
-        let producer: ThreadedProducer<Deliveries> = self
+        let producer: BaseProducer<Deliveries> = self
             .config
             .create_with_context(Deliveries::new())
             .map_err(|error| error.to_string())?;
@@ -184,6 +184,12 @@ impl Publisher {
             .client()
             .fetch_metadata(Some(topics::MESSAGE_CREATED), patience)
             .map_err(|error| error.to_string())?;
+        let producer = Arc::new(producer);
+        let served = Arc::downgrade(&producer);
+        std::thread::Builder::new()
+            .name("producer".into())
+            .spawn(move || serve(&served))
+            .map_err(|error| format!("thread producer: {error}"))?;
         self.producer = Some(producer);
         Ok(())
     }
@@ -216,9 +222,17 @@ impl Publisher {
     }
 }
 
+/// Takes the producer's reports as long as somebody has it. Not the library's own thread for that,
+/// which polls for 100 ms at a time and spins through the last millisecond of each.
+fn serve(producer: &Weak<BaseProducer<Deliveries>>) {
+    while let Some(producer) = producer.upgrade() {
+        producer.poll(Duration::from_millis(REPORTS_POLL_MS));
+    }
+}
+
 /// Hands records to Kafka's client until it takes none, or the time for it is up.
 fn hand_over(
-    producer: &ThreadedProducer<Deliveries>,
+    producer: &BaseProducer<Deliveries>,
     records: &[Record],
     send_by: Instant,
     prepare: impl Fn(&Record) -> Result<Prepared, String>,
@@ -244,7 +258,7 @@ fn hand_over(
 
 /// Nothing if it was taken, else what became of the record; held if it is too late for it.
 fn hand_over_one(
-    producer: &ThreadedProducer<Deliveries>,
+    producer: &BaseProducer<Deliveries>,
     record: &Record,
     index: usize,
     prepared: Prepared,

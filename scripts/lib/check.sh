@@ -1,6 +1,10 @@
 # shellcheck shell=bash
 # For the stack tests written in shell: each runs against the stack of REALCHAT_DIR.
 
+# A command that fails without a word is named.
+set -E
+trap 'printf "wrong: line %s: %s\n" "$LINENO" "$BASH_COMMAND" >&2' ERR
+
 # Ends the test with a line that says what was expected.
 wrong() { # TEXT
   printf 'wrong: %s\n' "$*" >&2

@@ -4,6 +4,9 @@
 PASSED=0
 FAILED=0
 FAILED_STEPS=()
+# What the failed steps said last, for the summary.
+FAILED_OUTPUT=''
+FAILED_LINES=25
 
 # Runs a step, shows what it prints, and adds up the results that its output tells (cargo test and
 # node's runner); a step that tells none counts as one test.
@@ -19,14 +22,24 @@ step() { # TITLE COMMAND...
   set -e
   passed=$(count_results passed "$log")
   failed=$(count_results failed "$log")
-  rm -f -- "$log"
   if ((status != 0 && failed == 0)); then failed=1; fi
   if ((status == 0 && passed + failed == 0)); then passed=1; fi
   PASSED=$((PASSED + passed))
   FAILED=$((FAILED + failed))
-  if ((failed > 0)); then FAILED_STEPS+=("$title"); fi
+  if ((failed > 0)); then
+    FAILED_STEPS+=("$title")
+    FAILED_OUTPUT+=$(printf '\n== %s said:' "$title" && failure_of "$log")$'\n'
+  fi
+  rm -f -- "$log"
   printf -- '-- %s: %s (%d s)\n' "$title" "$( ((failed == 0)) && echo passed || echo FAILED)" \
     $((SECONDS - started))
+}
+
+# The lines of a failed test, where they can be told apart, and the last ones.
+failure_of() { # LOG
+  printf '\n'
+  grep -E -A 4 "^thread '.*panicked|^test .* FAILED\$" "$1" | cut -c 1-300 | tail -n 40 || true
+  tail -n "$FAILED_LINES" -- "$1" | cut -c 1-300
 }
 
 count_results() { # passed|failed LOG
@@ -40,6 +53,7 @@ count_results() { # passed|failed LOG
 # The closing line is alone on its line.
 summary() {
   printf '\n'
+  if ((FAILED > 0)); then printf '%s\n' "$FAILED_OUTPUT"; fi
   if ((FAILED > 0)); then printf 'Failed: %s\n' "$(printf '%s; ' "${FAILED_STEPS[@]}" | sed 's/; $//')"; fi
   printf '%d passed, %d failed\n' "$PASSED" "$FAILED"
   ((FAILED == 0))

@@ -2,11 +2,12 @@
 //! to their answers.
 
 use super::{Effect, Lent, Next, Pause};
+use crate::clock::Now;
 use crate::close::Reason;
 use crate::inbound::frame::{Decoder, FrameLimits, Incoming};
 use crate::inbound::message::{self, Refused};
 use crate::inbound::upgrade::Encoding;
-use crate::limits::{CONTROL_FRAMES_MAX, CONTROL_WINDOW_MS};
+use crate::limits::{CONTROL_FRAMES_MAX, FLOOD_WINDOW_MS, REFUSED_FRAMES_MAX, TURN_WORK_BYTES};
 use crate::outbound::encode;
 use proto::client::ClientFrame;
 use proto::client::client_frame::Frame;
@@ -16,9 +17,10 @@ pub(super) struct Socket {
     decoder: Decoder,
     /// Only until the hello.
     offer: Option<Box<Offer>>,
-    /// The window in which control frames are being counted.
+    /// The window in which control frames and refused ones are being counted.
     window: u32,
     control_frames: u16,
+    refused_frames: u16,
     encoding: Encoding,
     /// Compressed messages are agreed on: the client's window, as a power of two.
     window_bits: Option<u8>,
@@ -43,6 +45,7 @@ impl Socket {
             offer,
             window: 0,
             control_frames: 0,
+            refused_frames: 0,
             encoding,
             window_bits,
             greeted: echo,
@@ -53,6 +56,10 @@ impl Socket {
         self.greeted
     }
 
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.decoder.kept_bytes()
+    }
+
     pub(super) fn take_token(&mut self) -> Option<String> {
         self.offer.take().map(|offer| offer.token)
     }
@@ -61,11 +68,15 @@ impl Socket {
         let mut used = 0;
         let limits = FrameLimits { inflates: self.window_bits.is_some(), ..lent.policy.frames };
         loop {
+            if lent.work == 0 && used < bytes.len() {
+                return (used, Next::Pause(Pause::Turn));
+            }
             let incoming = match self.decoder.next(bytes, &mut used, limits, lent.pool) {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return (used, Next::Stay),
                 Err(reason) => return (bytes.len(), close(reason, None, lent)),
             };
+            lent.work = lent.work.saturating_sub(work(&incoming));
             let deflater = self.window_bits.map(|bits| (&mut *lent.deflater, bits));
             let outcome = match incoming {
                 Incoming::Text(text) if lent.policy.echo => {
@@ -97,8 +108,8 @@ impl Socket {
             Taken::Echo(bytes) => lent.effects.push(Effect::Write(bytes.into())),
             Taken::Violation(reason) => return close(reason, None, lent),
             Taken::Frame(Ok(frame)) => return self.frame(frame, lent),
-            Taken::Frame(Err(refused)) => lent.effects.push(Effect::Refused(refused)),
-            Taken::Ping(_) | Taken::Pong if self.is_flood(lent) => {
+            Taken::Frame(Err(refused)) => return self.refuse(refused, lent),
+            Taken::Ping(_) | Taken::Pong if self.controls_flood(lent.now) => {
                 return close(Reason::Flood, None, lent);
             }
             Taken::Ping(pong) => lent.effects.push(Effect::Write(pong.into())),
@@ -121,24 +132,42 @@ impl Socket {
                 code: ErrorCode::UnexpectedFrame,
                 message: message.to_owned(),
             };
-            lent.effects.push(Effect::Refused(refused));
-            return Next::Stay;
+            return self.refuse(refused, lent);
         }
         self.greeted = true;
         lent.effects.push(Effect::Frame(frame));
         if is_hello { Next::Pause(Pause::Hello) } else { Next::Stay }
     }
 
-    /// Counts one more control frame.
-    fn is_flood(&mut self, lent: &Lent<'_>) -> bool {
-        // Only whether it is the same window matters: the number may wrap.
-        #[allow(clippy::cast_possible_truncation, reason = "the window's number may wrap")]
-        let window = (lent.now.ms / CONTROL_WINDOW_MS) as u32;
-        if self.window != window {
-            (self.window, self.control_frames) = (window, 0);
+    fn refuse(&mut self, refused: Refused, lent: &mut Lent<'_>) -> Next {
+        if self.refusals_flood(lent.now) {
+            return close(Reason::Flood, None, lent);
         }
+        lent.effects.push(Effect::Refused(refused));
+        Next::Stay
+    }
+
+    /// Counts one more control frame.
+    fn controls_flood(&mut self, now: Now) -> bool {
+        self.turn_window(now);
         self.control_frames += 1;
         self.control_frames > CONTROL_FRAMES_MAX
+    }
+
+    /// Counts one more frame that is refused.
+    pub(super) fn refusals_flood(&mut self, now: Now) -> bool {
+        self.turn_window(now);
+        self.refused_frames = self.refused_frames.saturating_add(1);
+        self.refused_frames > REFUSED_FRAMES_MAX
+    }
+
+    fn turn_window(&mut self, now: Now) {
+        // Only whether it is the same window matters: the number may wrap.
+        #[allow(clippy::cast_possible_truncation, reason = "the window's number may wrap")]
+        let window = (now.ms / FLOOD_WINDOW_MS) as u32;
+        if self.window != window {
+            (self.window, self.control_frames, self.refused_frames) = (window, 0, 0);
+        }
     }
 }
 
@@ -149,6 +178,16 @@ enum Taken {
     Frame(Result<ClientFrame, Refused>),
     Ping(Vec<u8>),
     Pong,
+}
+
+/// What it costs of a turn.
+fn work(incoming: &Incoming<'_>) -> u32 {
+    let bytes = match incoming {
+        Incoming::Text(text) => text.len(),
+        Incoming::Binary(bytes) | Incoming::Ping(bytes) => bytes.len(),
+        Incoming::Pong | Incoming::Close(_) => 0,
+    };
+    u32::try_from(bytes / TURN_WORK_BYTES).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn close(reason: Reason, echoed: Option<u16>, lent: &mut Lent<'_>) -> Next {

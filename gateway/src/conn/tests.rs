@@ -1,5 +1,7 @@
 use super::*;
-use crate::limits::{CONTROL_FRAMES_MAX, HEAD_BYTES_MAX};
+use crate::limits::{
+    CONTROL_FRAMES_MAX, HEAD_BYTES_MAX, REFUSED_FRAMES_MAX, TURN_WORK_BYTES, TURN_WORK_MAX,
+};
 use crate::outbound::deflate::Deflater;
 use crate::rate::Allowed;
 use proto::Message;
@@ -80,6 +82,7 @@ fn drive(bytes: &[u8], policy: &Policy, mut piece: impl FnMut() -> usize) -> (Co
             conn.receive(
                 &mut input,
                 &mut Lent {
+                    work: TURN_WORK_MAX,
                     now,
                     policy,
                     limits: &limits,
@@ -201,6 +204,15 @@ fn floods_and_oversize_end_the_connection() {
     let seen = same_however_cut(&[upgrade("json"), pings].concat());
     assert_eq!(seen.last().unwrap(), "close Flood None");
     assert_eq!(seen.len(), usize::from(CONTROL_FRAMES_MAX) + 2);
+    let refused = frame(0x81, b"?").repeat(usize::from(REFUSED_FRAMES_MAX));
+    let seen = same_however_cut(&[upgrade("json"), refused.clone()].concat());
+    assert!(seen.last().unwrap().starts_with("refused"), "{seen:?}");
+    let seen = same_however_cut(&[upgrade("json"), refused, frame(0x82, b"")].concat());
+    assert_eq!(seen.last().unwrap(), "close UnsupportedData None");
+    let one_more = frame(0x81, b"?").repeat(usize::from(REFUSED_FRAMES_MAX) + 1);
+    let seen = same_however_cut(&[upgrade("json"), one_more].concat());
+    assert_eq!(seen.last().unwrap(), "close Flood None");
+    assert_eq!(seen.len(), usize::from(REFUSED_FRAMES_MAX) + 2);
     let head = format!("GET /{} HTTP/1.1\r\n", "x".repeat(HEAD_BYTES_MAX));
     let (_, seen) = drive(head.as_bytes(), &policy(), || 100);
     assert_eq!(seen, ["http 431", "body", "close HttpRefused None"]);
@@ -214,6 +226,41 @@ fn a_body_that_waits_for_leave_gets_it_once() {
     let bytes = [&head[..], b"body"].concat();
     let (_, seen) = drive(&bytes, &policy(), || cuts.next().unwrap());
     assert_eq!(seen, ["http 100", "ask POST /v1/x 4"]);
+}
+
+#[test]
+fn a_turn_ends_when_its_work_is_done_and_the_next_goes_on() {
+    let (limits, mut deflater) = (Limits::new(Allowed::default()), Deflater::default());
+    let policy = Policy { echo: true, ..policy() };
+    let (mut conn, _) = drive(&upgrade("json"), &policy, || usize::MAX);
+    let mut pool = Pool::default();
+    let mut turn = |conn: &mut Conn, input: &[u8]| {
+        let mut effects = Vec::new();
+        let mut lent = Lent {
+            work: 4,
+            now: Now { ms: 5, wall_us: 0 },
+            policy: &policy,
+            limits: &limits,
+            pool: &mut pool,
+            deflater: &mut deflater,
+            effects: &mut effects,
+        };
+        conn.receive(&mut input.to_vec(), &mut lent);
+        effects.len()
+    };
+    // One for each, whatever it is.
+    assert_eq!(turn(&mut conn, &frame(0x81, b"a").repeat(10)), 4);
+    assert!(conn.awaits_turn() && conn.is_paused());
+    assert_eq!((turn(&mut conn, b""), turn(&mut conn, b"")), (4, 2));
+    assert!(!conn.awaits_turn() && !conn.has_stash());
+    // Four are no more than a turn: nothing is left for the next.
+    assert_eq!(turn(&mut conn, &frame(0x81, b"a").repeat(4)), 4);
+    assert!(!conn.awaits_turn());
+    let mut long = vec![0x82, 0x80 | 126];
+    long.extend(u16::try_from(3 * TURN_WORK_BYTES).unwrap().to_be_bytes());
+    long.extend(vec![0; 4 + 3 * TURN_WORK_BYTES]);
+    assert_eq!(turn(&mut conn, &long.repeat(2)), 1);
+    assert_eq!(turn(&mut conn, b""), 1);
 }
 
 #[test]

@@ -90,6 +90,11 @@ enum Ready {
 }
 
 impl Decoder {
+    /// Bytes of the message under way.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |it| it.message.len())
+    }
+
     /// Takes from `input`, notes in `used` how much, and returns what is whole; None when the input
     /// is used up. An error ends the connection for that reason.
     pub(crate) fn next<'a>(

@@ -61,6 +61,11 @@ impl Tls {
         self.machine.is_handshaking()
     }
 
+    /// Ciphertext that came in part, and that the socket has not taken.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.partial.len() + self.unsent.len()
+    }
+
     /// Whether ciphertext waits for the socket.
     pub(crate) fn has_unsent(&self) -> bool {
         self.sent < self.unsent.len()

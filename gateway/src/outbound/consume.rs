@@ -37,10 +37,10 @@ pub(crate) use positions::threads;
 pub use record::{Headers, RecordError, Router, check_value};
 
 use crate::audience::Audiences;
+use crate::drain::DrainTimes;
 use crate::inbound::uplink::TypingSession;
 use crate::limits::{
-    KAFKA_ASK_MS_MAX, KAFKA_RETRY_MS, KAFKA_SETTLE_MS_MAX, KAFKA_START_MS_MAX, KAFKA_WATCH_MS,
-    ROSTER_FETCHES_MAX,
+    KAFKA_ASK_MS_MAX, KAFKA_RETRY_MS, KAFKA_START_MS_MAX, KAFKA_WATCH_MS, ROSTER_FETCHES_MAX,
 };
 use crate::mailbox::Mailboxes;
 use crate::metrics::Lanes;
@@ -142,16 +142,15 @@ pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
 
 impl Consumers {
     /// Stops reading, waits until the shards have enqueued what was mailed to them, and commits.
-    /// To be called while the shards still take letters. Takes 4 s at most: a broker that is down
-    /// keeps its commit, and a restart reads those records again.
-    pub(crate) fn stop(mut self) {
+    /// To be called while the shards still take letters. Takes the drain time's part of it at most: a
+    /// broker that is down keeps its commit, and a restart reads those records again.
+    pub(crate) fn stop(mut self, times: DrainTimes) {
         self.stop.store(true, Ordering::Release);
         drop(self.watching.take());
-        let patience = Duration::from_millis(2 * KAFKA_SETTLE_MS_MAX);
-        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(times.commit) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the last offsets were not committed in time");
         }
-        self.publisher.flush(Duration::from_millis(KAFKA_RETRY_MS));
+        self.publisher.flush(times.publish);
     }
 }
 

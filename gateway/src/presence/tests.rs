@@ -63,7 +63,7 @@ fn changes_and_censuses_reach_presenced_in_order() {
     presence.report(PresenceChange::Connected { user, device, connection: 2 });
     presence.census(0, vec![(user, device, 1), (user, device, 2)]);
     presence.report(PresenceChange::Disconnected { user, device, connection: 2 });
-    presence.stop();
+    presence.stop(Duration::from_secs(1));
     let all: Vec<PresenceReport> = reports.try_iter().collect();
     assert!(all.iter().all(|it| it.gateway_id == "gateway-1" && it.gateway_run_id.len() == 16));
     let connections = |sessions: &[PresenceSession]| {
@@ -88,6 +88,6 @@ fn without_presenced_nothing_waits() {
         let (user, device) = (proto::id::new(), proto::id::new());
         presence.report(PresenceChange::Connected { user, device, connection });
     }
-    presence.stop();
+    presence.stop(Duration::from_secs(1));
     assert!(start.elapsed() < PATIENCE);
 }

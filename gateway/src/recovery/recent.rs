@@ -77,8 +77,8 @@ impl Recent {
     }
 
     /// Everything below these offsets was taken. A partition that is new is known from there on;
-    /// with `jumped`, so is one whose records before it were lost to this gateway.
-    pub fn advance(&mut self, log: u64, positions: &[(u16, i64)], jumped: bool) {
+    /// with `skipped`, so is one of which records before it were skipped.
+    pub fn advance(&mut self, log: u64, positions: &[(u16, i64)], skipped: bool) {
         self.log = log;
         for (partition, next) in positions {
             let partition = usize::from(*partition);
@@ -87,7 +87,7 @@ impl Recent {
                 self.reach.resize(partition + 1, Reach { low: i64::MAX, next: -1, late: None });
             }
             let reach = &mut self.reach[partition];
-            if jumped || reach.next < 0 {
+            if skipped || reach.next < 0 {
                 *reach = Reach { low: *next, next: *next, ..*reach };
             }
             reach.next = reach.next.max(*next);
@@ -238,6 +238,10 @@ impl Recent {
     ) -> Option<()> {
         let start = missed.len();
         let mut number = self.last.get(&conversation).copied().unwrap_or(NONE);
+        if self.entry(number).is_some_and(|last| last.sequence_number < cursor) {
+            // The device knows of events that the log does not: chatd tells who is right.
+            return None;
+        }
         while let Some(entry) = self.entry(number)
             && entry.sequence_number > cursor
         {

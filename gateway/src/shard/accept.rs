@@ -11,7 +11,7 @@ use crate::limits::{ACCEPT_RETRY_MS, ACCEPTS_IN_A_ROW_MAX};
 use crate::rate::{Key, RetryAfterMs};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Token};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ impl Shard {
     }
 
     pub(super) fn accept(&mut self) {
+        self.refusals.expire(self.now.ms);
         for index in 0..self.listeners.len() {
             let listener = &mut self.listeners[index];
             if listener.retry_at_ms.is_some_and(|at| at <= self.now.ms) {
@@ -82,17 +83,16 @@ impl Shard {
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, transport: Transport) {
         // Before a handshake only a plain connection can be told why it is refused; and a proxy's
-        // is told after its header. Best effort: the socket's buffer is empty and takes it at once.
-        let tell = |response: &[u8]| {
-            if transport == Transport::Plain {
-                let _ = (&stream).write(response);
-            }
-        };
+        // is told after its header.
+        let is_told = transport == Transport::Plain;
         // The other shards' counts may be a moment old: the limit is not exact.
         let open = self.metrics.connections() - self.counts.active_connections.get();
         if open + self.table.len() as u64 >= self.settings.sessions_max as u64 {
             self.counts.connections_refused.increment();
-            return tell(&respond::overloaded());
+            if is_told {
+                self.refusals.tell(stream, &respond::overloaded(), self.now.ms);
+            }
+            return;
         }
         self.counts.connections_accepted.increment();
         let peer = peer.ip().to_canonical();
@@ -106,7 +106,11 @@ impl Shard {
                 Ok(key) => Some(key),
                 Err(retry) => {
                     self.counts.closed(Reason::AddressLimited);
-                    return tell(&respond::too_many_connections(retry));
+                    if is_told {
+                        let response = respond::too_many_connections(retry);
+                        self.refusals.tell(stream, &response, self.now.ms);
+                    }
+                    return;
                 }
             }
         };
@@ -134,10 +138,13 @@ impl Shard {
         }
     }
 
-    /// Tells a connection that is about to be dropped why.
-    pub(super) fn refuse_address(&self, slot: u32, retry: RetryAfterMs) {
-        if let Some(connection) = self.table.get(slot) {
-            let _ = (&connection.stream).write(&respond::too_many_connections(retry));
+    /// Ends a connection whose address has too many, and tells it where that can be told.
+    pub(super) fn refuse_address(&mut self, slot: u32, retry: RetryAfterMs) {
+        if self.table.get(slot).is_some_and(|it| it.tls.is_none()) {
+            self.enqueue_raw(slot, respond::too_many_connections(retry));
+            self.close(slot, Reason::AddressLimited, None);
+        } else {
+            self.drop_connection(slot, Reason::AddressLimited);
         }
     }
 

@@ -16,6 +16,7 @@ impl Shard {
         self.empty_ring(slot);
         self.wheel.clear(slot);
         let mut connection = self.table.remove(slot)?;
+        self.forget_partial(&connection);
         if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
             tracing::error!(shard = self.id, %error, "connection not deregistered");
         }
@@ -30,6 +31,7 @@ impl Shard {
             self.enqueue_raw(slot, unsent.into());
         }
         self.begin(slot, request_id, claims, hello);
+        self.count_partial(slot);
     }
 
     /// The home shard's mailbox is full: the client may come again.

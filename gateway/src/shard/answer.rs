@@ -4,7 +4,6 @@ use super::Shard;
 use crate::close::Reason;
 use crate::inbound::http::Refusal;
 use crate::inbound::respond;
-use crate::limits::SYNC_BACKLOG_BYTES_MAX;
 use crate::mail::{Answer, AskKind, Asked};
 use proto::Uuid;
 use proto::client::event::Kind;
@@ -85,7 +84,7 @@ impl Shard {
     }
 
     fn resumed(&mut self, slot: u32, request_id: u64, result: SyncResult) {
-        if self.backlog_bytes > SYNC_BACKLOG_BYTES_MAX {
+        if self.backlog_bytes > self.settings.backlog_bytes_max {
             return self.resume_failed(slot, request_id, too_much_backlog());
         }
         let Some(session) = self.table.session_mut(slot) else { return };
@@ -122,7 +121,7 @@ impl Shard {
     }
 
     fn synced(&mut self, slot: u32, request_id: u64, result: SyncResult) {
-        if self.backlog_bytes > SYNC_BACKLOG_BYTES_MAX {
+        if self.backlog_bytes > self.settings.backlog_bytes_max {
             return self.reply_error(slot, request_id, too_much_backlog());
         }
         let Some(session) = self.table.session_mut(slot) else { return };

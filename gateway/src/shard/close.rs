@@ -38,6 +38,7 @@ impl Shard {
             connection.deadlines.pong = Tick::NEVER;
             connection.deadlines.token = Tick::NEVER;
         }
+        self.count_partial(slot);
         self.arm(slot);
         self.mark_ready(slot);
         self.mark_dirty(slot);
@@ -67,6 +68,7 @@ impl Shard {
         self.empty_ring(slot);
         self.wheel.clear(slot);
         if let Some(connection) = self.table.remove(slot) {
+            self.forget_partial(&connection);
             self.leave(connection.address);
             if connection.tls.is_some_and(|tls| tls.is_handshaking()) {
                 self.handshakes -= 1;
@@ -142,7 +144,8 @@ impl Shard {
     /// first.
     pub(super) fn drain(&mut self) {
         self.listeners.clear();
-        self.drain_until_ms = Some(self.now.ms + self.settings.shard_drain_ms);
+        let shards_ms = u64::try_from(self.settings.drain.shards.as_millis()).unwrap_or(u64::MAX);
+        self.drain_until_ms = Some(self.now.ms + shards_ms);
         for slot in self.table.slots() {
             let Some(connection) = self.table.get(slot) else { continue };
             if connection.session.is_some() {
@@ -153,15 +156,29 @@ impl Shard {
         }
     }
 
-    /// The clients come back spread over the drain time.
+    /// Any session may have missed something, and each is caught up when it resumes.
+    pub(super) fn send_all_to_resume(&mut self) {
+        for slot in self.table.slots() {
+            if self.table.session(slot).is_some() {
+                self.goaway(slot, Reason::EventsLost);
+                self.close(slot, Reason::EventsLost, None);
+            }
+        }
+    }
+
     pub(super) fn say_goaway(&mut self, slot: u32) {
+        self.goaway(slot, Reason::Draining);
+        self.close_if_drained(slot);
+    }
+
+    /// The clients come back spread over the drain time.
+    fn goaway(&mut self, slot: u32, reason: Reason) {
         let spread_ms = u32::try_from(self.settings.drain_ms).unwrap_or(u32::MAX);
         let goaway = Goaway {
-            reason: Reason::Draining.label().to_owned(),
+            reason: reason.label().to_owned(),
             reconnect_delay_ms: fastrand::u32(0..=spread_ms),
         };
         self.reply(slot, 0, Frame::Goaway(goaway));
-        self.close_if_drained(slot);
     }
 
     /// While draining, a session ends when nothing it asked is unanswered.

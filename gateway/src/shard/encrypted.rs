@@ -133,10 +133,7 @@ impl Shard {
             match entered {
                 Ok(key) => connection.address = Some(key),
                 Err(retry) => {
-                    if connection.tls.is_none() {
-                        self.refuse_address(slot, retry);
-                    }
-                    self.drop_connection(slot, Reason::AddressLimited);
+                    self.refuse_address(slot, retry);
                     return Look::Done;
                 }
             }

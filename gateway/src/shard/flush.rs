@@ -30,7 +30,11 @@ impl Shard {
         for slot in dirty.drain(..) {
             if let Some(connection) = self.table.get_mut(slot) {
                 connection.in_dirty = false;
+                let is_encrypted = connection.tls.is_some();
                 self.flush_connection(slot);
+                if is_encrypted {
+                    self.count_partial(slot);
+                }
             }
         }
         self.spare_dirty = dirty;

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::read::new_traceparent;
+use crate::close::Reason;
 use crate::limits::IN_FLIGHT_MAX;
 use crate::mail::{Ask, AskKind, Priority};
 use proto::Uuid;
@@ -19,6 +20,10 @@ impl Shard {
         self.counts.frames_received.increment();
         let ClientFrame { request_id, frame } = frame;
         if let Err(error) = self.check_rate(slot) {
+            let now = self.now;
+            if self.table.get_mut(slot).is_some_and(|it| it.conn.refusals_flood(now)) {
+                return self.close(slot, Reason::Flood, None);
+            }
             return self.reply_error(slot, request_id, error);
         }
         let asked = match frame {

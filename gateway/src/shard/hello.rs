@@ -6,7 +6,7 @@ use super::handover::Handover;
 use super::table::{Connection, NO_SLOT, Session, Tick};
 use crate::close::Reason;
 use crate::inbound::token::{Claims, TokenError};
-use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS, SYNC_BACKLOG_BYTES_MAX};
+use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS};
 use crate::mail::{AskKind, Priority};
 use crate::metrics::Lane;
 use crate::outbound::payload::Tag;
@@ -128,7 +128,7 @@ impl Shard {
     fn resume(&mut self, slot: u32, request_id: u64, hello: Hello) {
         let refused = match check_cursors(&hello.cursors) {
             Err(error) => Some(error),
-            Ok(()) if self.backlog_bytes > SYNC_BACKLOG_BYTES_MAX => Some(
+            Ok(()) if self.backlog_bytes > self.settings.backlog_bytes_max => Some(
                 ErrorCode::Overloaded.to_frame("too many sessions are catching up; sync later"),
             ),
             Ok(()) => None,

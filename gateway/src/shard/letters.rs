@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::limits::{LETTERS_IN_A_ROW_MAX, RECIPIENTS_IN_A_ROW_MAX};
-use crate::mail::Mail;
+use crate::mail::{Mail, Skipped};
 
 impl Shard {
     pub(super) fn take_letters(&mut self) {
@@ -32,8 +32,12 @@ impl Shard {
             }
             Mail::Late { partition, from } => self.recent.late(partition, from),
             Mail::Missed(missed) => self.tell_missed(&missed),
-            Mail::Tail { log, positions, jumped } => {
-                self.recent.advance(log, &positions, jumped);
+            Mail::Tail { log, positions, skipped } => {
+                if skipped == Skipped::Unknown {
+                    // Before the watermark claims what did not come.
+                    self.send_all_to_resume();
+                }
+                self.recent.advance(log, &positions, skipped != Skipped::Nothing);
                 self.watermark.changed(self.now);
             }
             Mail::Presence { user, frame } => self.tell_watchers(&user, frame),

@@ -4,7 +4,7 @@
 use super::Shard;
 use crate::close::Reason;
 use crate::conn::{Effect, Lent, Stage};
-use crate::limits::READS_IN_A_ROW_MAX;
+use crate::limits::{READS_IN_A_ROW_MAX, TURN_WORK_MAX};
 use crate::mail::{Ask, AskKind, Priority};
 use bytes::Bytes;
 use proto::Uuid;
@@ -26,6 +26,7 @@ impl Shard {
             if let Some(connection) = self.table.get_mut(slot) {
                 connection.in_ready = false;
                 self.read_connection(slot);
+                self.count_partial(slot);
             }
         }
         // What was noted meanwhile has its turn in the next round of the loop.
@@ -99,8 +100,10 @@ impl Shard {
             pool: &mut self.pool,
             deflater: &mut self.deflater,
             effects: &mut self.effects,
+            work: TURN_WORK_MAX,
         };
         connection.conn.receive(&mut self.read_buffer[..bytes], &mut lent);
+        connection.kick |= connection.conn.awaits_turn();
         let generation = connection.generation;
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {

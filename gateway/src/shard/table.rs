@@ -86,6 +86,8 @@ pub(crate) struct Connection {
     /// Tells this connection from the slot's earlier ones; unique within the shard.
     pub(crate) generation: u32,
     pub(crate) conn: Conn,
+    /// What it keeps that is not whole, as it was counted last.
+    pub(crate) partial_bytes: u32,
     pub(crate) session: Option<Session>,
     pub(crate) ring: RingId,
     pub(crate) deadlines: Deadlines,
@@ -222,6 +224,7 @@ impl Table {
             generation: self.next_generation,
             stage: conn.stage(),
             conn,
+            partial_bytes: 0,
             session: None,
             ring: RingId::NONE,
             deadlines: Deadlines::NONE,

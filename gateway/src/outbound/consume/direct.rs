@@ -7,8 +7,7 @@ use super::client::Consumer;
 use super::wire::{self, Record, Session, WireError};
 use crate::limits::{
     KAFKA_ANSWER_BYTES_MAX, KAFKA_ASK_MS_MAX, KAFKA_CONNECT_MS_MAX, KAFKA_FETCH_MS_MAX,
-    KAFKA_FETCH_PACE_US, KAFKA_HEAD_BYTES, KAFKA_INPUT_BYTES, KAFKA_LOW_WATER_BYTES_MAX,
-    KAFKA_OVERDUE_MS,
+    KAFKA_HEAD_BYTES, KAFKA_INPUT_BYTES, KAFKA_LOW_WATER_BYTES_MAX, KAFKA_OVERDUE_MS,
 };
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -19,8 +18,10 @@ use std::net::ToSocketAddrs;
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
+mod pace;
+use pace::Pace;
+
 const CONNECT: Duration = Duration::from_millis(KAFKA_CONNECT_MS_MAX);
-const PACE: Duration = Duration::from_micros(KAFKA_FETCH_PACE_US);
 /// A request's answer; it waits for records for a part of that.
 const ANSWER: Duration = Duration::from_millis(KAFKA_ASK_MS_MAX + KAFKA_FETCH_MS_MAX as u64);
 /// A request without an answer for so long has one without records, or none that wakes.
@@ -62,6 +63,7 @@ struct Leader {
     is_asked: bool,
     /// When the last one was sent.
     asked_at: Option<Instant>,
+    pace: Pace,
     output: Vec<u8>,
     written: usize,
     input: Vec<u8>,
@@ -211,6 +213,7 @@ impl Leader {
             correlation: 0,
             is_asked: false,
             asked_at: None,
+            pace: Pace::new(Instant::now()),
             output: Vec::new(),
             written: 0,
             input: Vec::new(),
@@ -221,7 +224,7 @@ impl Leader {
 
     /// Until the next request may be sent.
     fn pause(&self) -> Duration {
-        self.asked_at.map_or(Duration::ZERO, |at| PACE.saturating_sub(at.elapsed()))
+        self.pace.pause(self.asked_at, Instant::now())
     }
 
     fn ask(&mut self, client: &str, topic: &str) -> Result<(), DirectError> {
@@ -332,7 +335,7 @@ impl Leader {
 
     fn answered(&mut self, take: &mut impl FnMut(i32, Record<'_>)) -> Result<(), DirectError> {
         self.is_asked = false;
-        let partitions = &mut self.partitions;
+        let (partitions, mut records) = (&mut self.partitions, 0);
         let outcome = wire::answer(&self.input[4..self.filled], self.correlation, |part| {
             let followed = partitions.iter_mut().find(|it| it.partition == part.partition);
             let Some(followed) = followed else { return Ok(()) };
@@ -341,6 +344,7 @@ impl Leader {
             // Also where reading fails: what was handed on must not come again.
             let read = wire::records(part.batches, before, |record| {
                 followed.next = record.offset + 1;
+                records += 1;
                 take(part.partition, record);
             });
             followed.next = followed.next.max(read?);
@@ -351,6 +355,7 @@ impl Leader {
             followed.is_new = followed.next != before;
             Ok(())
         });
+        self.pace.count(records, Instant::now());
         match outcome {
             Ok(id) => self.session = self.session.after(id),
             Err(WireError::Refused(error)) if SESSION_ERRORS.contains(&error) => {

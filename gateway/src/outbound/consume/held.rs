@@ -7,7 +7,7 @@ use super::record::{self, Headers, RecordError};
 use super::roster::Roster;
 use super::worker::Routing;
 use crate::limits::RECIPIENTS_PER_LETTER_MAX;
-use crate::mail::{Delivery, Mail, Missed, Recipients};
+use crate::mail::{Delivery, Mail, Missed, Recipients, Skipped};
 use crate::metrics::Lane;
 use crate::outbound::offsets::ShardSet;
 use bytes::Bytes;
@@ -236,7 +236,11 @@ impl Routing {
         let Some(next) = self.tracker.next_offset(index) else { return };
         for mailbox in self.shared.mailboxes.iter() {
             let positions = [(partition, next)].as_slice().into();
-            let _ = mailbox.send(Mail::Tail { log: self.shared.log, positions, jumped: true });
+            let _ = mailbox.send(Mail::Tail {
+                log: self.shared.log,
+                positions,
+                skipped: Skipped::Told,
+            });
         }
     }
 

@@ -4,8 +4,9 @@
 
 use super::*;
 use crate::audience::Audience;
+use crate::drain::DrainTimes;
 use crate::limits::KAFKA_COMMIT_MS;
-use crate::mail::Mail;
+use crate::mail::{Mail, Skipped};
 use crate::mailbox::pair;
 use daemon::config::load_from;
 use proto::Message;
@@ -93,6 +94,8 @@ struct Seen {
     delivered: Vec<Delivered>,
     present: Vec<(u16, Uuid)>,
     missed: Vec<(Uuid, u64, u64)>,
+    /// Letters that tell of events that nobody knows.
+    skipped: usize,
 }
 
 /// A gateway without sockets: the Kafka threads, and shards that note what they are mailed.
@@ -173,7 +176,7 @@ impl Gateway {
     }
 
     fn stop(mut self) {
-        self.consumers.take().unwrap().stop();
+        self.consumers.take().unwrap().stop(DrainTimes::of(10_000));
         self.end_shards();
     }
 
@@ -195,6 +198,7 @@ fn note(shard: u16, letter: Mail, seen: &Mutex<Seen>, progress: &Progress) {
         }),
         Mail::Presence { user, .. } => seen.lock().unwrap().present.push((shard, user)),
         Mail::Ticket { consumer, ticket } => progress.store(consumer, shard, ticket),
+        Mail::Tail { skipped: Skipped::Unknown, .. } => seen.lock().unwrap().skipped += 1,
         Mail::Tail { .. } | Mail::Late { .. } => {}
         Mail::Missed(missed) => {
             let told = missed.recipients.iter().map(|user| (*user, missed.from, missed.to));
@@ -365,7 +369,7 @@ fn an_offset_is_not_committed_while_a_shard_has_not_enqueued_its_event() {
     assert_ne!(offsets, ends);
     // The shards end before they took their letters, as in a gateway that is killed.
     gateway.end_shards();
-    gateway.consumers.take().unwrap().stop();
+    gateway.consumers.take().unwrap().stop(DrainTimes::of(10_000));
     assert_eq!(committed(&brokers, &instance).0, first);
     let gateway = Gateway::start(&brokers, &instance);
     gateway.wait("the events of the shard that was stuck", |seen| {
@@ -482,8 +486,22 @@ fn records_that_cannot_be_read_become_dead_letters_and_the_next_is_delivered() {
 
 #[test]
 fn records_that_were_deleted_unread_are_stepped_over() {
+    assert_eq!(shards_told_of_deleted_records(topics::MESSAGE_ACKNOWLEDGED), 0);
+}
+
+/// Whose they were nobody knows: every session resumes.
+#[test]
+fn events_that_were_deleted_unread_make_every_session_resume() {
+    assert_eq!(shards_told_of_deleted_records(topics::MESSAGE_CREATED), SHARDS);
+}
+
+/// Deletes records of a topic that the gateway has not read yet. How many shards are told that nobody
+/// knows what they miss.
+fn shards_told_of_deleted_records(topic: &str) -> usize {
     const RECORDS: u64 = 2_000;
-    let Some((brokers, _turn)) = broker() else { return };
+    let Some((brokers, _turn)) = broker() else {
+        return if topic == topics::MESSAGE_CREATED { SHARDS } else { 0 };
+    };
     let producing = Producing::to(&brokers);
     let gateway = Gateway::start(&brokers, &format!("test-{}", proto::id::new()));
     let user = proto::id::new();
@@ -497,7 +515,7 @@ fn records_that_were_deleted_unread_are_stepped_over() {
     let long = long_value(40_000);
     for sequence_number in 1..=RECORDS {
         let key = conversation.as_bytes();
-        producing.raw(topics::MESSAGE_ACKNOWLEDGED, key, &long, &headers(sequence_number));
+        producing.raw(topic, key, &long, &headers(sequence_number));
         if sequence_number % 200 == 0 {
             producing.flush();
         }
@@ -505,14 +523,8 @@ fn records_that_were_deleted_unread_are_stepped_over() {
     let mut list = TopicPartitionList::new();
     let reader = reader(&brokers, "test-watermarks");
     for partition in 0..PARTITIONS {
-        let watermarks =
-            reader.fetch_watermarks(topics::MESSAGE_ACKNOWLEDGED, partition, PATIENCE).unwrap();
-        list.add_partition_offset(
-            topics::MESSAGE_ACKNOWLEDGED,
-            partition,
-            Offset::Offset(watermarks.1),
-        )
-        .unwrap();
+        let watermarks = reader.fetch_watermarks(topic, partition, PATIENCE).unwrap();
+        list.add_partition_offset(topic, partition, Offset::Offset(watermarks.1)).unwrap();
     }
     wait_for(admin(&brokers).delete_records(&list, &AdminOptions::new())).unwrap();
     gateway.stuck.store(SHARDS, Ordering::Release);
@@ -522,14 +534,16 @@ fn records_that_were_deleted_unread_are_stepped_over() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let (key, value) = (conversation.as_bytes(), value(conversation, RECORDS + 1));
-    producing.raw(topics::MESSAGE_ACKNOWLEDGED, key, &value, &headers(RECORDS + 1));
+    producing.raw(topic, key, &value, &headers(RECORDS + 1));
     gateway.wait("the next record", |seen| {
         seen.delivered.last().is_some_and(|it| it.sequence_number == RECORDS + 1)
     });
     let seen = by_recipient(&gateway.seen());
     let sequence = &seen[&(conversation, user)];
     assert!(sequence.is_sorted() && sequence.len() < usize::try_from(RECORDS).unwrap());
+    let told = gateway.seen().skipped;
     gateway.stop();
+    told
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::limits::{
     KAFKA_DIRECT_RETRY_MS, KAFKA_POLL_MS, KAFKA_RECOMMIT_MS, KAFKA_RING_RECORDS,
     KAFKA_SETTLE_MS_MAX, UNWANTED_LETTERS_MAX,
 };
-use crate::mail::{Delivery, Mail, Recipients};
+use crate::mail::{Delivery, Mail, Recipients, Skipped};
 use crate::mailbox::Mailboxes;
 use crate::outbound::offsets::{ShardSet, Tracker};
 use crate::outbound::publish::{DeadLetter, Publisher};
@@ -65,6 +65,8 @@ pub(super) struct Worker {
     /// Partitions that are to be read from now on, too.
     added: Receiver<Position>,
     out_of_range: bool,
+    /// Events of the log were skipped that nobody was told of yet.
+    skipped: bool,
     /// When the last commit was sent, and when everything was committed last.
     committed_at: Instant,
     recommitted_at: Instant,
@@ -134,6 +136,7 @@ impl Worker {
             routing,
             added,
             out_of_range: false,
+            skipped: false,
             committed_at: now,
             recommitted_at: now,
         }
@@ -156,7 +159,7 @@ impl Worker {
                 .map_err(|error| format!("{topic} partition {partition}: {error}"))?;
         }
         self.consumer.assign(&list).map_err(|error| format!("assignment: {error}"))?;
-        self.routing.tell_positions(false);
+        self.routing.tell_positions(Skipped::Nothing);
         Ok(())
     }
 
@@ -245,6 +248,7 @@ impl Worker {
                 }
             });
             routing.end_batch();
+            let _ = failpoint::reach(failpoint::GATEWAY_AFTER_ENQUEUE);
             if let Err(error) = outcome {
                 tracing::info!(%error, "the log is read through the library");
                 self.leave_direct();
@@ -280,7 +284,7 @@ impl Worker {
         }
         self.routing.ring_unheard();
         self.routing.advance();
-        self.routing.tell_positions(false);
+        self.routing.tell_positions(Skipped::Nothing);
         self.commit(CommitMode::Async);
         self.measure_lag();
     }
@@ -348,6 +352,7 @@ impl Worker {
                         "offset out of range: events are lost to this gateway, clients sync them"
                     );
                     self.routing.ledger.repositions.inc();
+                    self.skipped |= *topic == topics::MESSAGE_CREATED;
                     self.routing.tracker.move_to(index, to);
                 }
                 Ok(_) => {}
@@ -360,7 +365,9 @@ impl Worker {
         match self.assign(Vec::new()) {
             Ok(()) => {
                 self.out_of_range = false;
-                self.routing.tell_positions(true);
+                if std::mem::take(&mut self.skipped) {
+                    self.routing.tell_positions(Skipped::Unknown);
+                }
             }
             Err(error) => tracing::error!(error, "partitions not read; trying again"),
         }
@@ -528,7 +535,7 @@ impl Routing {
     }
 
     /// Tells every shard how far the log was mailed to it, if that has changed.
-    pub(super) fn tell_positions(&mut self, jumped: bool) {
+    pub(super) fn tell_positions(&mut self, skipped: Skipped) {
         let log =
             self.partitions.iter().enumerate().filter(|it| it.1.topic == topics::MESSAGE_CREATED);
         let positions: Vec<(u16, i64)> = log
@@ -536,14 +543,14 @@ impl Routing {
                 Some((u16::try_from(it.partition).ok()?, self.tracker.next_offset(index)?))
             })
             .collect();
-        if positions.is_empty() || (!jumped && positions == self.told) {
+        if positions.is_empty() || (skipped == Skipped::Nothing && positions == self.told) {
             return;
         }
         let shared: Arc<[_]> = positions.as_slice().into();
         self.told = positions;
         for mailbox in self.shared.mailboxes.iter() {
             let positions = Arc::clone(&shared);
-            let _ = mailbox.send(Mail::Tail { log: self.shared.log, positions, jumped });
+            let _ = mailbox.send(Mail::Tail { log: self.shared.log, positions, skipped });
         }
     }
 

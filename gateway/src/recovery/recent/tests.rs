@@ -51,6 +51,7 @@ fn a_device_gets_what_came_since_its_watermark_and_beyond_its_cursors() {
     assert_eq!(since(&BOB, &[cursor(B, 8)]), Some(vec![(B, 9)]));
     assert_eq!(since(&BOB, &[cursor(B, 7)]), None, "a hole");
     assert_eq!(since(&BOB, &[cursor(B, 8), cursor(B, 8)]), None, "named twice");
+    assert_eq!(since(&ALICE, &[cursor(A, 6)]), None, "of the future");
     assert!(recent.since(&ALICE, &watermark, &[cursor(A, 0)], 5).is_some());
     assert!(recent.since(&ALICE, &watermark, &[cursor(A, 0)], 4).is_none(), "too many");
     let (_, verdicts) = recent.since(&BOB, &watermark, &[cursor(B, 8)], 10).unwrap();

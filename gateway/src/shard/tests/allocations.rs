@@ -2,7 +2,7 @@
 //! and not for heartbeats, whose pongs it reads and decodes.
 
 use super::harness::{Client, Gateway, event};
-use crate::mail::{Delivery, Mail};
+use crate::mail::{Delivery, Mail, Skipped};
 use proto::Uuid;
 
 const SESSIONS: usize = 20;
@@ -35,7 +35,11 @@ fn a_warm_shard_allocates_nothing_for_events_and_heartbeats() {
         settings.recent_bytes_max = 64 * 1024;
     });
     let positions = [(0, 0)].into();
-    gateway.mailboxes.get(0).send(Mail::Tail { log: 1, positions, jumped: false }).unwrap();
+    gateway
+        .mailboxes
+        .get(0)
+        .send(Mail::Tail { log: 1, positions, skipped: Skipped::Nothing })
+        .unwrap();
     let users: Vec<Uuid> = (0..SESSIONS).map(|_| proto::id::new()).collect();
     let mut clients: Vec<_> =
         users.iter().map(|user| Client::greeted(&gateway, *user, true)).collect();

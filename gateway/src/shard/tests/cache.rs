@@ -1,17 +1,21 @@
 //! Resumes that the cache of recent events answers, and those that it cannot.
 
 use super::harness::{Client, Gateway, event};
-use crate::mail::{AskKind, Delivery, Mail};
+use crate::close::Reason;
+use crate::mail::{AskKind, Delivery, Mail, Skipped};
 use proto::Uuid;
 use proto::client::client_frame::Frame as Up;
 use proto::client::server_frame::Frame as Down;
 use proto::client::{Cursor, Hello, Synced, Welcome};
+use std::sync::Arc;
 
 const A: Uuid = Uuid::from_u128(7);
 
 fn tail(gateway: &Gateway, positions: &[(u16, i64)]) {
     for mailbox in gateway.mailboxes.iter() {
-        mailbox.send(Mail::Tail { log: 1, positions: positions.into(), jumped: false }).unwrap();
+        mailbox
+            .send(Mail::Tail { log: 1, positions: positions.into(), skipped: Skipped::Nothing })
+            .unwrap();
     }
 }
 
@@ -133,5 +137,27 @@ fn the_watermark_is_told_with_the_heartbeat_while_it_changes() {
     let (mut client, _) = welcomed(&gateway, user, resuming(&gateway, user, &told.watermark, 1));
     assert_eq!(client.next_sequence_number(), 2);
     assert_eq!(synced(&mut client).verdicts[0].complete_to_sequence_number, 2);
+    gateway.stop();
+}
+
+#[test]
+fn sessions_that_may_have_missed_something_are_sent_to_resume_and_chatd_is_asked() {
+    let gateway = Gateway::start(2, |_| {});
+    let user = proto::id::new();
+    tail(&gateway, &[(0, 0)]);
+    let (mut client, before) = welcomed(&gateway, user, gateway.hello(user));
+    let (log, positions, skipped) = (1, Arc::from([(0, 50)]), Skipped::Unknown);
+    for mailbox in gateway.mailboxes.iter() {
+        let positions = Arc::clone(&positions);
+        mailbox.send(Mail::Tail { log, positions, skipped }).unwrap();
+    }
+    let (_, Down::Goaway(goaway)) = client.next() else { panic!("a goaway is awaited") };
+    assert_eq!(goaway.reason, "events_lost");
+    assert_eq!(client.close_code(), Reason::EventsLost.code());
+    // What it brings is from before: the cache knows that it does not know.
+    let hello = resuming(&gateway, user, &before.watermark, 1);
+    let (_client, after) = welcomed(&gateway, user, hello);
+    assert_ne!(after.watermark, before.watermark);
+    assert!(matches!(gateway.next_ask().kind, AskKind::Sync { resume: true, .. }));
     gateway.stop();
 }

@@ -5,6 +5,7 @@
 use crate::close::Reason;
 use crate::config::{Overflow, Settings};
 use crate::conn::Policy;
+use crate::drain::DrainTimes;
 use crate::inbound::frame::FrameLimits;
 use crate::inbound::listen::Bound;
 use crate::inbound::proxy::Proxies;
@@ -110,6 +111,8 @@ pub(super) fn settings() -> Settings {
         sessions_max: 1_000,
         ring_entries: 256,
         ring_bytes_max: 1 << 20,
+        partial_bytes_max: 1 << 26,
+        backlog_bytes_max: 1 << 26,
         payload_bytes_max: 1 << 28,
         handshake_ms: 5_000,
         body_ms: 5_000,
@@ -122,7 +125,7 @@ pub(super) fn settings() -> Settings {
         events_ms: 15_000,
         write_ms: 10_000,
         drain_ms: 5_000,
-        shard_drain_ms: 5_000,
+        drain: DrainTimes::of(7_200),
         overflow: Overflow::Close,
         recent_bytes_max: 1 << 20,
     }

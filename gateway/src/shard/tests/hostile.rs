@@ -4,7 +4,7 @@ use super::harness::{
     Client, Gateway, big_event, event, read_bytes, read_to_end, signed, upgrade_request,
 };
 use crate::close::Reason;
-use crate::limits::{CONTROL_FRAMES_MAX, FRAGMENTS_MAX};
+use crate::limits::{CONTROL_FRAMES_MAX, FRAGMENTS_MAX, REFUSED_FRAMES_MAX};
 use crate::mail::AskKind;
 use proto::Uuid;
 use proto::client::Hello;
@@ -79,7 +79,7 @@ fn a_head_that_dribbles_in_is_closed_in_time_and_others_are_served() {
 }
 
 #[test]
-fn floods_of_fragments_and_of_control_frames_are_closed_with_1008() {
+fn floods_of_fragments_and_of_control_and_refused_frames_are_closed_with_1008() {
     let gateway = Gateway::start(1, |_| {});
     let user = proto::id::new();
     let mut neighbour = Client::greeted(&gateway, user, true);
@@ -92,11 +92,15 @@ fn floods_of_fragments_and_of_control_frames_are_closed_with_1008() {
     };
     let empty_fragments = masked(0x00, b"").repeat(FRAGMENTS_MAX as usize);
     let controls = usize::from(CONTROL_FRAMES_MAX) + 1;
+    let refused = usize::from(REFUSED_FRAMES_MAX) + 1;
     for (flood, code) in [
         (fragments, 1008),
         ([masked(0x02, b""), empty_fragments].concat(), 1008),
         (masked(0x89, b"ping").repeat(controls), 1008),
         (masked(0x8a, b"pong").repeat(controls), 1008),
+        // Frames that say nothing, before any hello.
+        (masked(0x81, b"?").repeat(refused), 1008),
+        (masked(0x81, b"").repeat(50_000), 1008),
         // Fragments that are too much together.
         (
             [masked(0x02, &[0; 125]), masked(0x00, &[0; 125]).repeat(100), {
@@ -300,5 +304,45 @@ fn who_takes_nothing_and_who_does_not_hang_up_are_dropped_in_time() {
     }
     assert_eq!(gateway.closes(Reason::ProtocolViolation), 1);
     drop(stays);
+    gateway.stop();
+}
+
+#[test]
+fn unfinished_messages_take_no_more_than_their_share() {
+    let gateway = Gateway::start(1, |settings| settings.partial_bytes_max = 100_000);
+    let user = proto::id::new();
+    let mut neighbour = Client::greeted(&gateway, user, true);
+    let head = {
+        let mut head = vec![0x82, 0x80 | 127];
+        head.extend(60_000_u64.to_be_bytes());
+        head.extend([0; 4]);
+        head
+    };
+    let unfinished = || {
+        let mut stream = upgraded(&gateway);
+        stream.write_all(&[head.as_slice(), &[0; 40_000]].concat()).unwrap();
+        stream
+    };
+    let wait_for = |bytes: u64| {
+        let started = Instant::now();
+        while gateway.counts(0).partial_bytes.get() != bytes {
+            let seen = gateway.counts(0).partial_bytes.get();
+            assert!(
+                started.elapsed() < Duration::from_secs(5),
+                "{bytes} bytes are awaited: {seen}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut first = unfinished();
+    let _second = unfinished();
+    wait_for(80_000);
+    // One more is too much, and gives back what it took; the others go on.
+    let mut third = unfinished();
+    assert_eq!(close_code(&read_bytes(&mut third)), Some(1013));
+    wait_for(80_000);
+    first.write_all(&[0; 20_000]).unwrap();
+    wait_for(40_000);
+    neighbour_is_served(&gateway, &mut neighbour, user);
     gateway.stop();
 }

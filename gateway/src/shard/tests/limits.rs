@@ -4,6 +4,7 @@ use super::harness::{Client, Gateway, read_to_end};
 use crate::close::Reason;
 use crate::inbound::listen::Bound;
 use crate::inbound::proxy::{Proxies, tests as proxy_header};
+use crate::limits::{LIMIT_BURST_S, REFUSED_FRAMES_MAX};
 use crate::mail::{AskKind, Mail};
 use crate::rate::{Allowed, Limits};
 use proto::client::client_frame::Frame as Up;
@@ -118,6 +119,20 @@ fn frames_of_one_user_beyond_the_rate_are_refused_by_name_and_others_are_served(
     let mut other = Client::greeted(&gateway, proto::id::new(), true);
     other.send(7, refresh());
     assert!(matches!(other.next(), (7, Down::Error(error)) if error.code == "token_invalid"));
+    gateway.stop();
+}
+
+#[test]
+fn a_session_that_goes_on_beyond_its_users_rate_is_closed_with_1008() {
+    let gateway = limited(Allowed { frames_per_s: 1, ..Allowed::default() });
+    let mut client = Client::greeted(&gateway, proto::id::new(), true);
+    let refresh = || Up::TokenRefresh(client::TokenRefresh { token: "none".into() });
+    // Its burst, all that are told that they are too many, and some more.
+    let frames = LIMIT_BURST_S + u64::from(REFUSED_FRAMES_MAX) + 20;
+    for _ in 0..frames {
+        client.send(7, refresh());
+    }
+    assert_eq!(client.close_code(), Some(1008));
     gateway.stop();
 }
 

@@ -10,7 +10,7 @@
 use super::harness::{event, frame_bytes, narrow, settings, token_at, verifier};
 use crate::clock::Now;
 use crate::inbound::listen::Bound;
-use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail};
+use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Skipped};
 use crate::mailbox::{Mailboxes, pair};
 use crate::metrics::GatewayMetrics;
 use crate::progress::Progress;
@@ -251,7 +251,7 @@ impl World {
         self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
         if self.random.u8(..4) == 0 {
             let positions = [(0, i64::try_from(self.last).unwrap() + 1)].as_slice().into();
-            let tail = Mail::Tail { log: 1, positions, jumped: false };
+            let tail = Mail::Tail { log: 1, positions, skipped: Skipped::Nothing };
             self.mailboxes.get(0).send(tail).unwrap();
         }
     }
