@@ -318,6 +318,26 @@ fn draining_says_goaway_answers_what_is_under_way_and_ends() {
     gateway.stop();
 }
 
+/// As clients come back when they were told to, their delays are their arrivals.
+#[test]
+fn a_gateway_that_drains_sends_its_clients_back_spread_over_the_time() {
+    const CLIENTS: usize = 200;
+    const TENTHS: usize = 10;
+    let gateway = Gateway::start(2, |settings| settings.drain_ms = 10_000);
+    let greeted = |_| Client::greeted(&gateway, proto::id::new(), true);
+    let mut clients: Vec<_> = (0..CLIENTS).map(greeted).collect();
+    gateway.drain();
+    let mut arrivals = [0; TENTHS];
+    for client in &mut clients {
+        let (0, Down::Goaway(goaway)) = client.next() else { panic!("a goaway is awaited") };
+        let tenth = goaway.reconnect_delay_ms as usize * TENTHS / 10_001;
+        arrivals[tenth] += 1;
+    }
+    // 20 are expected in each; a burst would be all in one.
+    assert!(arrivals.iter().all(|it| (3..=60).contains(it)), "{arrivals:?}");
+    gateway.stop();
+}
+
 #[test]
 fn one_connection_too_many_is_answered_503() {
     let gateway = Gateway::start(1, |settings| settings.sessions_max = 2);
