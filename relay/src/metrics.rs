@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use proto::topics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Topic {
@@ -66,7 +67,7 @@ impl RelayMetrics {
             dead_lettered: metrics.register(
                 "dead_lettered",
                 "Records that could not be published and went to the topic's dead letters",
-                Family::default(),
+                from_zero(),
             ),
             refused: metrics.register(
                 "refused",
@@ -93,6 +94,30 @@ impl RelayMetrics {
                 "Shards of the outbox that this relay owns",
                 Gauge::default(),
             ),
+        }
+    }
+}
+
+/// A counter for each topic: an alert sees the first increase only of what was there before.
+fn from_zero() -> Family<Topic, Counter> {
+    let family = Family::<Topic, Counter>::default();
+    for topic in topics::ALL {
+        let _ = family.get_or_create(&Topic { topic: topic.to_owned() });
+    }
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_are_counted_from_zero() {
+        let metrics = Metrics::new("relay");
+        let _kept = RelayMetrics::new(&metrics);
+        for topic in topics::ALL {
+            let row = format!("realchat_relay_dead_lettered_total{{topic=\"{topic}\"}} 0");
+            assert!(metrics.text().contains(&row), "{row}");
         }
     }
 }
