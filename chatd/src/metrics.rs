@@ -21,6 +21,7 @@ pub(crate) const WRITE_RETRIES: &str = "write_retries";
 pub(crate) const LEDGER_COMMITTED: &str = "ledger_committed";
 pub(crate) const EVENTS_COMMITTED: &str = "events_committed";
 pub(crate) const REPEATED: &str = "repeated_requests";
+pub(crate) const SYNC_REWOUND: &str = "sync_rewound_conversations";
 pub(crate) const ERRORS: &str = "errors";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +61,7 @@ pub(crate) struct ChatdMetrics {
     ledger_committed: Family<ShardLabel, Counter>,
     pub(crate) events_committed: Family<KindLabel, Counter>,
     pub(crate) repeated: Counter,
+    pub(crate) sync_rewound: Counter,
     errors: Family<ErrorLabel, Counter>,
 }
 
@@ -113,6 +115,11 @@ impl ChatdMetrics {
             repeated: m.register(
                 REPEATED,
                 "Requests answered again from their idempotency key",
+                Counter::default(),
+            ),
+            sync_rewound: m.register(
+                SYNC_REWOUND,
+                "Cursors of syncs that lay beyond their conversation's last event",
                 Counter::default(),
             ),
             errors: m.register(ERRORS, "Requests refused, by error code", Family::default()),

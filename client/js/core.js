@@ -125,24 +125,34 @@ export class Log {
   /**
    * The end of a resume or of a sync.
    * @param {Verdict[]} verdicts
-   * @returns {{ delivered: Event[], reset: string[] }} what may be shown now; the conversations
-   *   that are no longer (or never were) this user's
+   * @returns {{ delivered: Event[], reset: string[], rewound: string[] }} what may be shown now; the
+   *   conversations that are no longer (or never were) this user's; those whose last events the server
+   *   has no more
    */
   conclude(verdicts) {
     /** @type {Event[]} */
     const delivered = [];
     /** @type {string[]} */
     const reset = [];
+    /** @type {string[]} */
+    const rewound = [];
     for (const verdict of verdicts) {
       if (verdict.reset) {
         if (this.forget(verdict.conversation_id)) reset.push(verdict.conversation_id);
         continue;
       }
       const conversation = this.#at(verdict.conversation_id);
+      const end = verdict.rewind_to_sequence_number ?? 0;
+      const isRewound = this.#rewind(conversation, end);
+      if (isRewound) {
+        rewound.push(verdict.conversation_id);
+        // What was pushed meanwhile passed for known: it has to be asked for.
+        conversation.known = Math.max(end, verdict.complete_to_sequence_number);
+      }
       conversation.known = Math.max(conversation.known, verdict.gap_to_sequence_number);
       const complete = Math.min(verdict.complete_to_sequence_number, conversation.refused - 1);
       conversation.refused = Infinity;
-      if (complete >= (conversation.cursor ?? 0)) {
+      if (!isRewound && complete >= (conversation.cursor ?? 0)) {
         const early = [...conversation.held.keys()].filter((it) => it <= complete).sort(ascending);
         for (const sequence of early) delivered.push(...this.#take(conversation, sequence));
         conversation.cursor = complete;
@@ -150,7 +160,7 @@ export class Log {
       }
       delivered.push(...this.#drain(verdict.conversation_id, conversation));
     }
-    return { delivered, reset };
+    return { delivered, reset, rewound };
   }
 
   /**
@@ -166,6 +176,20 @@ export class Log {
   /** Everything that is known to exist was delivered. */
   get complete() {
     return this.#behind.size === 0;
+  }
+
+  /**
+   * The server was set back to `end`, if that is not 0: numbers beyond it will be given again, to other
+   * events.
+   * @param {Conversation} conversation
+   * @param {number} end
+   * @returns {boolean} whether events beyond it were delivered
+   */
+  #rewind(conversation, end) {
+    if (end === 0 || conversation.cursor === null || conversation.cursor <= end) return false;
+    conversation.cursor = end;
+    conversation.held.clear();
+    return true;
   }
 
   /** @param {string} id */

@@ -37,11 +37,12 @@ const CONNECT_PATH = "/v1/connect";
 /**
  * `event`: what happened, each once, a conversation's in order. `status`: how far the connection
  * is. `outbox`: the messages on their way in this conversation changed. `sent`: a message is
- * durable. `reset`: the conversation is no longer this user's. `signed_out`: sign in again.
+ * durable. `reset`: the conversation is no longer this user's. `rewound`: the server was set back and
+ * has the conversation's last events no more. `signed_out`: sign in again.
  *
  * @typedef {{ event: Event, status: Status, outbox: string,
  *   sent: { item: OutboxItem, sent: import("./types.js").Sent }, reset: string,
- *   signed_out: import("./api.js").ApiError }} ClientEvents
+ *   rewound: string, signed_out: import("./api.js").ApiError }} ClientEvents
  *
  * @extends {Emitter<ClientEvents>}
  */
@@ -258,13 +259,14 @@ export class RealChat extends Emitter {
     } else if (frame.gap) {
       this.#log.missed(frame.gap);
     } else if (frame.synced) {
-      const { delivered, reset } = this.#log.conclude(frame.synced.verdicts);
+      const { delivered, reset, rewound } = this.#log.conclude(frame.synced.verdicts);
       this.#deliver(delivered);
       for (const conversationId of reset) {
         this.#acks.forget(conversationId);
         this.#outbox.settle(conversationId, Infinity);
         this.emit("reset", conversationId);
       }
+      for (const conversationId of rewound) this.emit("rewound", conversationId);
       if (frame.request_id === this.#connection.helloId) this.#resumed = true;
     } else if (frame.error && frame.request_id === this.#connection.helloId) {
       this.#connection.reconnect(frame.error.message, frame.error.retry_after_ms || undefined);

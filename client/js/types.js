@@ -32,7 +32,8 @@
  *   reason: string }} Gap
  * @typedef {{ conversation_id: string, events: Event[] }} SyncPage
  * @typedef {{ conversation_id: string, complete_to_sequence_number: number,
- *   gap_from_sequence_number: number, gap_to_sequence_number: number, reset: boolean }} Verdict
+ *   gap_from_sequence_number: number, gap_to_sequence_number: number, reset: boolean,
+ *   rewind_to_sequence_number: number }} Verdict
  * @typedef {{ conversation_id: string, message_id: string, sequence_number: number,
  *   message_number: number, created_at_us: number, repeated: boolean }} Sent
  * @typedef {{ code: string, message: string, retryable: boolean, retry_after_ms: number }} ErrorFrame

@@ -18,7 +18,7 @@
 //! - [`Api`] speaks the JSON API.
 //!
 //! Invariant: of each conversation the application sees sequence numbers one by one, whatever the
-//! network does; what cannot be delivered is told ([`Notice::Skipped`], [`Notice::Reset`]).
+//! network does; what cannot be delivered is told ([`Notice::Skipped`], [`Notice::Rewound`], [`Notice::Reset`]).
 
 pub mod api;
 pub mod core;

@@ -113,6 +113,13 @@ pub enum Notice {
         from: u64,
         to: u64,
     },
+    /// The server was set back: it knows of no event beyond `to`, and of those up to `from`, the last
+    /// that this device was given, no more. What comes next begins behind `to`.
+    Rewound {
+        conversation: Uuid,
+        from: u64,
+        to: u64,
+    },
     /// The conversation is no longer this user's.
     Reset {
         conversation: Uuid,

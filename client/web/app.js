@@ -69,6 +69,7 @@ async function become(userId) {
     });
     running = view;
     model.on("signed_out", (message) => showSignIn(message));
+    model.on("outdated", () => location.reload());
     await model.start();
     fill(app, view.element);
     view.started();

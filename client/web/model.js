@@ -18,9 +18,10 @@ const LIST_PAGES_MAX = 3;
 
 /**
  * `list`: the conversations, their order or what is known of people. `conversation`: what this one
- * shows. `signed_out`: the session ended.
+ * shows. `signed_out`: the session ended. `outdated`: the server has no more what was loaded.
  *
- * @extends {Emitter<{ list: void, conversation: string, status: Status, signed_out: string }>}
+ * @extends {Emitter<{ list: void, conversation: string, status: Status, signed_out: string,
+ *   outdated: void }>}
  */
 export class Model extends Emitter {
   /** @type {Map<string, Conversation>} */
@@ -50,6 +51,7 @@ export class Model extends Emitter {
     this.chat.on("status", (status) => this.#status(status));
     this.chat.on("signed_out", (error) => this.emit("signed_out", error.message));
     this.chat.on("reset", (conversationId) => this.#removed(conversationId));
+    this.chat.on("rewound", () => this.emit("outdated", undefined));
   }
 
   /** Loads the list and goes live. */

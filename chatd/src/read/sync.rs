@@ -7,6 +7,7 @@ use super::events::event;
 use crate::db::{Connection, Query, signed, unsigned};
 use crate::failure::Failure;
 use crate::limits::{SYNC_BYTES_MAX, SYNC_CHUNK_EVENTS};
+use crate::metrics::ChatdMetrics;
 use proto::Uuid;
 use proto::client::{Cursor, Event, SyncPage, Verdict, event::Kind};
 use proto::id::from_field;
@@ -70,6 +71,8 @@ struct Progress {
     /// The last event that the user may see.
     visible_to: u64,
     reset: bool,
+    /// The device knows of events that the conversation does not have.
+    is_ahead: bool,
 }
 
 /// Events of one conversation that become one frame: first and last sequence number.
@@ -96,7 +99,19 @@ pub(crate) fn sync(connection: &mut Connection, sync: &Sync) -> Result<SyncResul
             last: unsigned(row.get(3)),
         })
         .collect();
-    answer(&memberships, &cursors, sync.limit, |ranges| read_ranges(connection, ranges))
+    let result =
+        answer(&memberships, &cursors, sync.limit, |ranges| read_ranges(connection, ranges))?;
+    tell_rewound(&result, user_id, connection.metrics());
+    Ok(result)
+}
+
+/// Cursors beyond the end are harmless each, but many at once mean that the database was set back.
+fn tell_rewound(result: &SyncResult, user_id: Uuid, metrics: &ChatdMetrics) {
+    let rewound = result.verdicts.iter().filter(|it| it.rewind_to_sequence_number > 0).count();
+    if rewound > 0 {
+        metrics.sync_rewound.inc_by(rewound as u64);
+        tracing::warn!(%user_id, conversations = rewound, "cursors beyond the last event");
+    }
 }
 
 /// Puts the answer together; `read` gives the events of each range, in order.
@@ -152,6 +167,7 @@ fn plan(memberships: &[Membership], cursors: &HashMap<Uuid, u64>, limit: u32) ->
             visible_to,
             // Who left and knows it has nothing more to ask for.
             reset: it.left.is_some() && cursor.is_some_and(|cursor| cursor >= visible_to),
+            is_ahead: it.left.is_none() && cursor.is_some_and(|cursor| cursor > it.last),
         }
     };
     let mut progress: Vec<_> = memberships.iter().map(of_membership).collect();
@@ -162,6 +178,7 @@ fn plan(memberships: &[Membership], cursors: &HashMap<Uuid, u64>, limit: u32) ->
         wanted_to: 0,
         visible_to: 0,
         reset: true,
+        is_ahead: false,
     });
     progress.extend(unknown);
     progress
@@ -248,6 +265,7 @@ fn verdict(progress: &Progress) -> Verdict {
         gap_from_sequence_number: if has_gap { progress.complete_to + 1 } else { 0 },
         gap_to_sequence_number: if has_gap { progress.visible_to } else { 0 },
         reset: progress.reset,
+        rewind_to_sequence_number: if progress.is_ahead { progress.visible_to } else { 0 },
     }
 }
 
@@ -279,6 +297,21 @@ mod tests {
         assert_eq!(bounds(one(member(1, 5, Some(9), 20), Some(9), 9)), (9, 9, 9, true));
         let large = one(member(1, 1, None, 100_000), None, u32::MAX);
         assert_eq!(large.wanted_to, u64::from(SYNC_EVENTS_MAX));
+    }
+
+    #[test]
+    fn a_cursor_beyond_the_last_event_is_told_where_to_go_on() {
+        let rewind = |it| verdict(&it).rewind_to_sequence_number;
+        assert_eq!(rewind(one(member(1, 5, None, 20), Some(21), 3)), 20);
+        assert_eq!(rewind(one(member(1, 5, None, 20), Some(20), 3)), 0);
+        assert_eq!(rewind(one(member(1, 5, None, 20), None, 3)), 0);
+        let furthest = verdict(&one(member(1, 5, None, 20), Some(u64::MAX), 3));
+        assert_eq!((furthest.rewind_to_sequence_number, furthest.reset), (20, false));
+        assert_eq!(furthest.complete_to_sequence_number, 20);
+        assert_eq!(furthest.gap_to_sequence_number, 0);
+        // Whose membership ended is told that, and nothing of the conversation.
+        let left = verdict(&one(member(1, 5, Some(9), 20), Some(99), 3));
+        assert_eq!((left.rewind_to_sequence_number, left.reset), (0, true));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The JSON API and the link's questions: who may see what, and within which bounds.
 
-use crate::support::{Chatd, Database, Person};
+use crate::support::postgres::free_port;
+use crate::support::{Chatd, Database, Person, metric};
 use proto::Uuid;
+use proto::limits::CURSORS_MAX;
 use proto::link::{Audience, PresenceAuthorize, request::Request, response::Response};
 use serde_json::{Value, json};
 
@@ -127,6 +129,48 @@ fn members_see_what_lies_between_joining_and_leaving() {
     let unknown = json!({ "names": ["alice", "nobody-here"] });
     let (status, answer) = alice.call(&chatd, "POST", &target, unknown);
     assert_eq!((status, &answer["code"]), (404, &json!("not_found")));
+}
+
+#[test]
+fn a_sync_from_the_future_is_told_where_the_conversation_ends() {
+    let database = Database::new();
+    let admin = format!("127.0.0.1:{}", free_port());
+    let chatd = Chatd::start_with(&database, &[("admin.listen", &admin)]);
+    let (alice, bob) = (Person::register(&chatd, "alice"), Person::register(&chatd, "bob"));
+    let conversation_id = alice.create(&chatd, &[&bob]);
+    let other = bob.create(&chatd, &[&alice]);
+    alice.send(&chatd, conversation_id, "k", "hi").unwrap();
+    for cursor in [3, i64::MAX.unsigned_abs(), u64::MAX] {
+        for resume in [false, true] {
+            let result = bob.sync(&chatd, resume, &[(conversation_id, cursor), (other, 1)], 0);
+            assert_eq!(result.pages, []);
+            let told = |id: Uuid| {
+                let verdict = result.verdicts.iter().find(|it| it.conversation_id == id.as_bytes());
+                let it = verdict.unwrap();
+                (it.complete_to_sequence_number, it.rewind_to_sequence_number, it.reset)
+            };
+            assert_eq!((told(conversation_id), told(other)), ((2, 2, false), (1, 0, false)));
+        }
+    }
+    let counted = metric(&admin, "realchat_chatd_sync_rewound_conversations_total");
+    assert_eq!(counted, Some(6));
+}
+
+#[test]
+fn a_sync_takes_so_many_cursors_and_none_more() {
+    let Stage { chatd, bob, conversation_id, .. } = stage();
+    let mut cursors: Vec<_> = (1..CURSORS_MAX).map(|_| (proto::id::new(), 7)).collect();
+    cursors.push((conversation_id, 0));
+    let result = bob.sync(&chatd, false, &cursors, 0);
+    assert_eq!((result.pages.len(), result.verdicts.len()), (1, CURSORS_MAX));
+    assert_eq!(result.verdicts.iter().filter(|it| it.reset).count(), CURSORS_MAX - 1);
+    for count in [CURSORS_MAX + 1, 10_000] {
+        cursors.resize(count, (proto::id::new(), 7));
+        let error = bob.try_sync(&chatd, false, &cursors, 0).unwrap_err();
+        assert_eq!(error.code, "invalid_argument");
+        let expected = format!("{count} cursors are too many; at most {CURSORS_MAX} are allowed");
+        assert_eq!(error.message, expected);
+    }
 }
 
 #[test]

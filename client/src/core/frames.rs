@@ -186,6 +186,9 @@ impl Core {
             if verdict.reset {
                 self.reset(id);
             } else {
+                // What a question from beyond the end did not bring is not held against the server.
+                let was_ahead = self.rewind(id, verdict.rewind_to_sequence_number);
+                let cursor = cursor.filter(|_| !was_ahead);
                 let outcome = self.logs.verdict(self.now, verdict, id, cursor, &mut self.rng);
                 self.hand_out(id, outcome);
             }
@@ -193,6 +196,15 @@ impl Core {
         let unanswered: Vec<Uuid> = asked.into_iter().map(|(id, _)| id).collect();
         self.logs.unanswered(self.now, &unanswered, &mut self.rng);
         self.notice(Notice::Synced { verdicts: synced.verdicts });
+    }
+
+    /// The server was set back to `to`, if that is not 0: what it says from there on is new.
+    fn rewind(&mut self, conversation: Uuid, to: u64) -> bool {
+        let rewound = (to > 0).then(|| self.logs.rewind(conversation, to)).flatten();
+        if let Some(from) = rewound {
+            self.notice(Notice::Rewound { conversation, from, to });
+        }
+        rewound.is_some()
     }
 
     fn reset(&mut self, conversation: Uuid) {

@@ -163,6 +163,14 @@ impl Log {
         outcome
     }
 
+    /// The server has nothing beyond `to`: sequence numbers from there on will be given again, to
+    /// other events. Returns the cursor that lay beyond it.
+    pub(super) fn rewind(&mut self, to: u64) -> Option<u64> {
+        let from = self.cursor.filter(|cursor| *cursor > to)?;
+        *self = Self::at(to);
+        Some(from)
+    }
+
     /// The conversation is no longer this user's: what is held is all that will ever come.
     pub(super) fn reset(&mut self) -> Outcome {
         match self.held.last_key_value() {
@@ -211,6 +219,17 @@ mod tests {
         assert_eq!((given(&jump), jump.skipped), (vec![9, 20], Some((8, 19))));
         let from_zero = Log::at(0).synced(5, event(5));
         assert_eq!((given(&from_zero), from_zero.skipped), (vec![5], None));
+    }
+
+    #[test]
+    fn a_log_that_was_set_back_takes_what_its_numbers_mean_from_then_on() {
+        let mut log = Log::at(9);
+        log.pushed(12, event(12));
+        assert_eq!((log.rewind(9), log.cursor()), (None, Some(9)));
+        assert_eq!((log.rewind(5), log.cursor()), (Some(9), Some(5)));
+        assert!(!log.is_unwell(), "what was held is of a log that is no more");
+        assert_eq!(given(&log.pushed(6, event(6))), [6]);
+        assert_eq!(Log::default().rewind(5), None);
     }
 
     #[test]

@@ -136,6 +136,11 @@ impl Logs {
         }
     }
 
+    /// The conversation ends at `to` and goes on from there. Returns the cursor that lay beyond it.
+    pub(super) fn rewind(&mut self, id: Uuid, to: u64) -> Option<u64> {
+        self.logs.get_mut(&id)?.rewind(to)
+    }
+
     /// The conversation is no longer this user's. `None` if nothing was known of it anyway.
     pub(super) fn reset(&mut self, id: Uuid) -> Option<Outcome> {
         self.unwell.remove(&id);

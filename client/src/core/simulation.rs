@@ -236,6 +236,7 @@ impl World {
                 gap_from_sequence_number: if left { to + 1 } else { 0 },
                 gap_to_sequence_number: if left { end } else { 0 },
                 reset: false,
+                rewind_to_sequence_number: 0,
             });
         }
         let synced = server_frame::Frame::Synced(Synced { verdicts });

@@ -305,6 +305,38 @@ fn a_conversation_that_is_no_longer_ours_is_reset_and_not_asked_for_again() {
 }
 
 #[test]
+fn a_server_that_was_set_back_is_followed_from_where_it_goes_on() {
+    let cursors = BTreeMap::from([(CHAT, 9)]);
+    let mut talk = Dialogue::new(Config { cursors, ..Config::default() });
+    let asked = writes(&talk.open(0));
+    // Its number was another event's before.
+    assert!(delivered(&talk.say(0, message(6))).is_empty());
+    let verdict = Verdict {
+        conversation_id: CHAT.as_bytes().to_vec(),
+        complete_to_sequence_number: 6,
+        rewind_to_sequence_number: 5,
+        ..Verdict::default()
+    };
+    let synced = server_frame::Frame::Synced(Synced { verdicts: vec![verdict] });
+    let actions = talk.say(asked[0].request_id, synced);
+    assert!(notices(&actions).contains(&Notice::Rewound { conversation: CHAT, from: 9, to: 5 }));
+    let healing = writes(&actions);
+    assert!(matches!(
+        &healing[0].frame,
+        Some(Frame::Sync(sync)) if sync.cursors[0].sequence_number == 5
+    ));
+    let event = match message(6) {
+        server_frame::Frame::Event(event) => event,
+        _ => unreachable!(),
+    };
+    let conversation_id = CHAT.as_bytes().to_vec();
+    let page = proto::client::SyncPage { conversation_id, events: vec![event] };
+    let page = server_frame::Frame::SyncPage(page);
+    assert_eq!(delivered(&talk.say(healing[0].request_id, page)), [6]);
+    assert_eq!(delivered(&talk.say(0, message(7))), [7]);
+}
+
+#[test]
 fn what_was_delivered_is_acknowledged_once_a_while() {
     let mut talk = Dialogue::new(Config::default());
     talk.open(0);

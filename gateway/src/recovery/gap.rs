@@ -160,6 +160,7 @@ mod tests {
             gap_from_sequence_number: gap.0,
             gap_to_sequence_number: gap.1,
             reset: false,
+            rewind_to_sequence_number: 0,
         }
     }
 

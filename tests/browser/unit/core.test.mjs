@@ -16,7 +16,7 @@ const membership = (id, sequence, added, removed) => ({
 const numbers = (events) => events.map((event) => event.sequence_number);
 const verdict = (id, complete, from = 0, to = 0) => ({
   conversation_id: id, complete_to_sequence_number: complete, gap_from_sequence_number: from,
-  gap_to_sequence_number: to, reset: false,
+  gap_to_sequence_number: to, reset: false, rewind_to_sequence_number: 0,
 });
 
 test("events come once and in order, whatever order they arrive in", () => {
@@ -78,6 +78,21 @@ test("a conversation that is no longer the user's is forgotten", () => {
   const { reset } = log.conclude([{ ...verdict("a", 0), reset: true }, { ...verdict("b", 0), reset: true }]);
   assert.deepEqual(reset, ["a"]);
   assert.equal(log.cursor("a"), null);
+});
+
+test("a server that was set back is followed from where it goes on", () => {
+  const log = new Log(ME);
+  log.track("a", 9);
+  log.accept(message("a", 12));
+  assert.deepEqual(log.accept(message("a", 6)), [], "its number was another event's before");
+  const end = { ...verdict("a", 6), rewind_to_sequence_number: 5 };
+  const { delivered, rewound } = log.conclude([end]);
+  assert.deepEqual([delivered, rewound], [[], ["a"]]);
+  assert.deepEqual(log.wanted(), [{ conversation_id: "a", sequence_number: 5 }]);
+  assert.deepEqual(numbers(log.accept(message("a", 6))), [6]);
+  log.conclude([verdict("a", 6)]);
+  assert.ok(log.complete);
+  assert.deepEqual(numbers(log.accept(message("a", 7))), [7]);
 });
 
 test("with no room to hold early events the verdict does not skip them", () => {

@@ -151,6 +151,7 @@ export class FakeServer {
       const behind = complete < events.length;
       verdicts.push({
         conversation_id: id, complete_to_sequence_number: complete, reset: false,
+        rewind_to_sequence_number: 0,
         gap_from_sequence_number: behind ? complete + 1 : 0,
         gap_to_sequence_number: behind ? events.length : 0,
       });

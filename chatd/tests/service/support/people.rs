@@ -124,6 +124,16 @@ impl Person {
         cursors: &[(Uuid, u64)],
         limit: u32,
     ) -> SyncResult {
+        self.try_sync(chatd, resume, cursors, limit).unwrap()
+    }
+
+    pub(crate) fn try_sync(
+        &self,
+        chatd: &Chatd,
+        resume: bool,
+        cursors: &[(Uuid, u64)],
+        limit: u32,
+    ) -> Result<SyncResult, Error> {
         let cursor = |(id, sequence_number): &(Uuid, u64)| Cursor {
             conversation_id: id.as_bytes().to_vec(),
             sequence_number: *sequence_number,
@@ -134,10 +144,10 @@ impl Person {
             cursors: cursors.iter().map(cursor).collect(),
             limit,
         });
-        match chatd.ask(request).unwrap() {
+        chatd.ask(request).map(|response| match response {
             Response::Sync(result) => result,
             other => panic!("{other:?}"),
-        }
+        })
     }
 }
 

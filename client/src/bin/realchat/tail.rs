@@ -80,6 +80,10 @@ fn tell(context: &Context, asked: &Tail, notice: &Notice) -> Result<(), Failure>
         Notice::Skipped { conversation, from, to } => {
             context.out.note(&format!("-- {from} to {to} of {conversation} are not yours to see"));
         }
+        Notice::Rewound { conversation, from, to } => context.out.note(&format!(
+            "-- the server was set back: {} to {from} of {conversation} are no more",
+            to + 1
+        )),
         Notice::Reset { conversation }
             if asked.conversation.is_none_or(|it| it == *conversation) =>
         {

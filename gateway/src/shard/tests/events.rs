@@ -85,6 +85,7 @@ fn answer(gateway: &Gateway, ask: &Ask, events: &[u64], verdict: (u64, u64, u64)
         gap_from_sequence_number,
         gap_to_sequence_number,
         reset: false,
+        rewind_to_sequence_number: 0,
     };
     let result = SyncResult { pages, verdicts: vec![verdict] };
     gateway.answer(ask, Asked::Resume, Ok(Response::Sync(result)));

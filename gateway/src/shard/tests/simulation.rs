@@ -286,6 +286,7 @@ impl World {
                     gap_from_sequence_number: gap.0,
                     gap_to_sequence_number: gap.1,
                     reset: false,
+                    rewind_to_sequence_number: 0,
                 };
                 let result = SyncResult { pages: pages.collect(), verdicts: vec![verdict] };
                 let asked = if *resume { Asked::Resume } else { Asked::Sync };
