@@ -118,7 +118,7 @@ pub enum Operation {
         client: String,
         conversation: String,
     },
-    /// The conversation's events up to `from` were made without Kafka.
+    /// The conversation's events up to `from` were made without Kafka, which holds all later ones.
     KafkaFrom {
         conversation: String,
         from: u64,
@@ -128,6 +128,7 @@ pub enum Operation {
         conversation: String,
         seq: u64,
         message_id: Option<String>,
+        partition: i32,
         offset: i64,
     },
 }

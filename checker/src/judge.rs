@@ -20,6 +20,13 @@ pub fn check(
     Ok(judge.finish())
 }
 
+/// One record of a conversation in Kafka.
+struct Logged {
+    seq: u64,
+    message_id: Option<u128>,
+    partition: i32,
+}
+
 /// Judges one history: the dump first, then [`Self::take`] for each operation, then
 /// [`Self::finish`].
 pub struct Judge {
@@ -30,7 +37,7 @@ pub struct Judge {
     settled: Vec<String>,
     ended: Vec<(String, String)>,
     wire: HashSet<(u32, u32, u64)>,
-    kafka: BTreeMap<u32, Vec<(u64, Option<u128>)>>,
+    kafka: BTreeMap<u32, Vec<Logged>>,
     kafka_from: BTreeMap<u32, u64>,
     verdict: Verdict,
 }
@@ -87,10 +94,11 @@ impl Judge {
             Operation::KafkaFrom { conversation, from } => {
                 self.kafka_from.insert(database.number(conversation), *from);
             }
-            Operation::Kafka { conversation, seq, message_id, .. } => {
+            Operation::Kafka { conversation, seq, message_id, partition, .. } => {
                 let conversation = database.number(conversation);
-                let id = message_id.as_deref().and_then(super::database::id_number);
-                self.kafka.entry(conversation).or_default().push((*seq, id));
+                let message_id = message_id.as_deref().and_then(super::database::id_number);
+                let logged = Logged { seq: *seq, message_id, partition: *partition };
+                self.kafka.entry(conversation).or_default().push(logged);
             }
             Operation::Connect { .. }
             | Operation::Close { .. }
@@ -110,7 +118,8 @@ impl Judge {
             let viewer = self.finals.viewer(client);
             self.finals.finish_one(viewer, conversation, &self.database, &acked, &mut self.verdict);
         }
-        if !self.kafka.is_empty() {
+        // A history without both was made without a look into Kafka.
+        if !self.kafka.is_empty() || !self.kafka_from.is_empty() {
             self.check_kafka(&acked);
         }
         self.verdict.conversations = self.database.len();
@@ -119,14 +128,15 @@ impl Judge {
     }
 
     /// The log must hold every event; what is published again (after a crash between publish and
-    /// mark) may repeat, but first appearances come in order.
+    /// mark) may repeat, but first appearances come in order, and in one partition: nothing orders two.
     fn check_kafka(&mut self, acked: &HashSet<(u32, u64)>) {
         for (conversation, events) in self.database.conversations() {
             let records = self.kafka.get(&conversation).map_or(&[][..], Vec::as_slice);
             let name = self.database.name(conversation);
             let mut highest = 0;
             let mut seen = HashSet::new();
-            for (seq, id) in records {
+            let partition = records.first().map(|it| it.partition);
+            for Logged { seq, message_id, .. } in records {
                 if seen.insert(*seq) {
                     if *seq < highest {
                         self.verdict.violate(Violation::Reordered, || {
@@ -136,11 +146,16 @@ impl Judge {
                     highest = highest.max(*seq);
                 }
                 match events.get(seq) {
-                    Some(event) if event.message_id == *id => {}
+                    Some(event) if event.message_id == *message_id => {}
                     _ => self.verdict.violate(Violation::Phantom, || {
                         format!("Kafka holds another {seq} of {name} than the database")
                     }),
                 }
+            }
+            if let Some(other) = records.iter().find(|it| Some(it.partition) != partition) {
+                self.verdict.violate(Violation::Reordered, || {
+                    format!("Kafka holds {} of {name} in another partition", other.seq)
+                });
             }
             let from = self.kafka_from.get(&conversation).copied().unwrap_or_default();
             for seq in events.keys().filter(|seq| **seq > from && !seen.contains(seq)) {

@@ -99,10 +99,16 @@ impl Broker {
         numbered.map(|(at, it)| (i64::try_from(at).unwrap_or(i64::MAX), it.clone())).collect()
     }
 
-    /// All partitions of a topic, from their first records.
-    pub(crate) fn all(&self, topic: &'static str) -> impl Iterator<Item = (i64, &LogRecord)> {
+    /// All partitions of a topic, from their first records; each with its partition and offset.
+    pub(crate) fn all(
+        &self,
+        topic: &'static str,
+    ) -> impl Iterator<Item = ((i32, i64), &LogRecord)> {
         let partitions = self.partitions.iter().filter(move |(place, _)| place.0 == topic);
-        partitions.flat_map(|(_, records)| (0..).zip(records))
+        partitions.flat_map(|((_, partition), records)| {
+            let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
+            (0..).zip(records).map(move |(offset, record)| ((partition, offset), record))
+        })
     }
 
     pub(crate) fn commit(&mut self, group: usize, offsets: &[(usize, i64)]) {

@@ -75,10 +75,10 @@ fn check(outside: &Outside) -> Verdict {
         // The creation was there from the beginning, and never published.
         judge.take(&Operation::KafkaFrom { conversation: conversation.to_string(), from: 1 });
     }
-    for (offset, record) in outside.broker.all(topics::MESSAGE_CREATED) {
+    for ((partition, offset), record) in outside.broker.all(topics::MESSAGE_CREATED) {
         let (seq, message_id) = numbers(&record.value);
         let conversation = Uuid::from_slice(&record.key).unwrap_or_default().to_string();
-        judge.take(&Operation::Kafka { conversation, seq, message_id, offset });
+        judge.take(&Operation::Kafka { conversation, seq, message_id, partition, offset });
     }
     judge.finish()
 }

@@ -236,6 +236,7 @@ impl World {
                     conversation: row.conversation.clone(),
                     seq: row.seq,
                     message_id: row.message_id.clone(),
+                    partition: 3,
                     offset: i64::try_from(offset).unwrap(),
                 });
             }

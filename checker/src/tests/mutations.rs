@@ -31,7 +31,9 @@ mutations! {
     session_misses_a_message_in_the_middle => Gap,
     session_sees_nothing_of_a_conversation => Lost,
     kafka_lacks_a_message => Lost,
+    kafka_is_empty => Lost,
     kafka_holds_two_swapped => Reordered,
+    kafka_holds_one_in_another_partition => Reordered,
     kafka_holds_another_id => Phantom,
     delivered_twice => VisibleDuplicate,
     delivered_twice_much_later => VisibleDuplicate,
@@ -173,6 +175,19 @@ fn session_sees_nothing_of_a_conversation(history: &mut History, random: &mut Rn
 fn kafka_lacks_a_message(history: &mut History, random: &mut Rng) {
     let place = acked(history, random);
     history.operations.retain(|it| !(matches!(it, Operation::Kafka { .. }) && at(it, &place)));
+}
+
+fn kafka_is_empty(history: &mut History, random: &mut Rng) {
+    let (conversation, _) = acked(history, random);
+    history.operations.retain(|it| !matches!(it, Operation::Kafka { .. }));
+    history.operations.push(Operation::KafkaFrom { conversation, from: 0 });
+}
+
+fn kafka_holds_one_in_another_partition(history: &mut History, random: &mut Rng) {
+    let index = pick(history, random, |it| matches!(it, Operation::Kafka { seq: 2, .. }));
+    if let Operation::Kafka { partition, .. } = &mut history.operations[index] {
+        *partition += 1;
+    }
 }
 
 fn kafka_holds_two_swapped(history: &mut History, random: &mut Rng) {

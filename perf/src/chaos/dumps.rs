@@ -134,14 +134,15 @@ fn dump_partition(
         next = record.offset() + 1;
         let key = record.key().and_then(|key| Uuid::from_slice(key).ok());
         if let Some(id) = key.filter(|id| ids.contains(id)) {
-            let operation = operation(id, record.offset(), record.payload().unwrap_or_default());
+            let place = (partition, record.offset());
+            let operation = operation(id, place, record.payload().unwrap_or_default());
             writer.append(&operation).doing("the dump of Kafka")?;
         }
     }
     Ok(())
 }
 
-fn operation(conversation: Uuid, offset: i64, value: &[u8]) -> Operation {
+fn operation(conversation: Uuid, (partition, offset): (i32, i64), value: &[u8]) -> Operation {
     let frame = ServerFrame::decode(value).ok().and_then(|it| it.frame);
     let (seq, message_id) = match frame {
         Some(server_frame::Frame::Event(event)) => {
@@ -156,7 +157,8 @@ fn operation(conversation: Uuid, offset: i64, value: &[u8]) -> Operation {
         // No event: number 0 is nobody's, so the checker will say so.
         _ => (0, None),
     };
-    Operation::Kafka { conversation: conversation.to_string(), seq, message_id, offset }
+    let conversation = conversation.to_string();
+    Operation::Kafka { conversation, seq, message_id, partition, offset }
 }
 
 fn wait_relayed(stack: &Stack) -> Outcome {
