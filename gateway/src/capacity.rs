@@ -11,7 +11,7 @@ use crate::limits::{
     PUBLISH_KB_MAX, READ_BYTES, ROSTER_BYTES_MAX, SESSION_BYTES, TLS_CHUNK_BYTES,
     TLS_SESSION_BYTES, UPLINK_IN_FLIGHT_MAX, UPLINK_QUEUE_MAX,
 };
-use crate::outbound::payload::Handle;
+use crate::outbound::ring::ring_bytes;
 use daemon::Config;
 use std::fs;
 
@@ -56,7 +56,7 @@ impl Memory {
         let kept = PAYLOADS_KEPT * PAYLOAD_BYTES_KEPT;
         Self {
             sessions: slots * (SESSION_BYTES + ATTENDANCE_CELLS_PER_SESSION),
-            rings: sessions * usize::from(settings.ring_entries) * size_of::<Handle>(),
+            rings: sessions * ring_bytes(usize::from(settings.ring_entries)),
             partial: (settings.partial_bytes_max + buffers) * shards,
             payloads: (settings.payload_bytes_max + kept) * shards,
             recent: settings.recent_bytes_max * shards,
@@ -200,7 +200,8 @@ mod tests {
         assert_eq!(twice.sessions, 2 * one.sessions);
         assert_eq!(twice.rings, 2 * one.rings);
         let deep = memory(&[("REALCHAT_GATEWAY_RING_ENTRIES", "512")], 1);
-        assert_eq!(deep.total() - one.total(), one.rings);
+        assert_eq!(deep.total() - one.total(), deep.rings - one.rings);
+        assert!((15..=20).contains(&(deep.rings * 10 / one.rings)), "segments are whole");
         let four = memory(&[], 4);
         assert_eq!((four.recent, four.backlog), (one.recent, one.backlog));
         // Four times what each shard has for itself.

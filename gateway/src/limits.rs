@@ -110,8 +110,8 @@ pub(crate) const PAYLOADS_KEPT: usize = 4_096;
 pub(crate) const PARTIALS_KEPT: usize = 64;
 /// Such a buffer is kept if it holds no more than this.
 pub(crate) const PARTIAL_BYTES_KEPT: usize = 16 * 1024;
-/// Rings made at once.
-pub(crate) const RINGS_PER_CHUNK: usize = 64;
+/// Segments of rings made at once.
+pub(crate) const SEGMENTS_PER_CHUNK: usize = 128;
 
 /// A timer fires up to this long after its time.
 pub(crate) const TIMER_TICK_MS: u64 = 16;

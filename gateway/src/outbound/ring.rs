@@ -1,9 +1,11 @@
 //! Rings: what waits to be written to each session, as handles of payloads. A session has a ring
-//! only while something waits.
+//! only while something waits, and of that only the segments that are in use.
 
-use crate::limits::RINGS_PER_CHUNK;
+mod segments;
+
 use crate::mail::Priority;
 use crate::outbound::payload::Handle;
+use segments::{SEGMENT_ENTRIES, SegmentId, Segments};
 
 /// A session's ring, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,27 +65,41 @@ pub(crate) fn verdict(
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Ring {
+    first: SegmentId,
+    last: SegmentId,
+    /// Where the first payload is in the first segment.
     head: u16,
     queued: Queued,
     /// Bytes of the first payload that are already written.
     written: u32,
 }
 
+impl Ring {
+    /// Where a payload is, counted from the first segment's beginning.
+    fn position(&self, index: u16) -> usize {
+        usize::from(self.head) + usize::from(index)
+    }
+}
+
+/// Bytes that a session's ring takes at most.
+pub(crate) const fn ring_bytes(entries: usize) -> usize {
+    size_of::<Ring>() + segments::ring_bytes(entries)
+}
+
 /// The rings of one shard.
 pub(crate) struct Rings {
     limits: RingLimits,
     rings: Vec<Ring>,
-    /// The entries of `RINGS_PER_CHUNK` rings each, so that growing never copies.
-    chunks: Vec<Box<[Handle]>>,
+    segments: Segments,
     free: Vec<u32>,
 }
 
 impl Rings {
     pub(crate) fn new(limits: RingLimits) -> Self {
         debug_assert!(limits.entries > 0);
-        Self { limits, rings: Vec::new(), chunks: Vec::new(), free: Vec::new() }
+        Self { limits, rings: Vec::new(), segments: Segments::new(), free: Vec::new() }
     }
 
     pub(crate) fn limits(&self) -> RingLimits {
@@ -91,7 +107,7 @@ impl Rings {
     }
 
     pub(crate) fn queued(&self, id: RingId) -> Queued {
-        if id == RingId::NONE { Queued::default() } else { self.rings[id.0 as usize].queued }
+        self.get(id).map_or_else(Queued::default, |ring| ring.queued)
     }
 
     /// Appends a payload of `bytes`; borrows a ring if the session has none. A full ring refuses.
@@ -103,23 +119,22 @@ impl Rings {
         if ring.queued.entries == self.limits.entries {
             return false;
         }
-        let position = (u32::from(ring.head) + u32::from(ring.queued.entries))
-            % u32::from(self.limits.entries);
+        let offset = ring.position(ring.queued.entries) % SEGMENT_ENTRIES;
+        if offset == 0 && ring.queued.entries > 0 {
+            ring.last = self.segments.take(ring.last);
+        }
+        *self.segments.entry_mut(ring.last, offset) = handle;
         ring.queued.entries += 1;
         ring.queued.bytes = ring.queued.bytes.saturating_add(bytes);
-        *self.entry(*id, position) = handle;
         true
     }
 
     /// The queued payloads, first to last.
-    pub(crate) fn iter(&self, id: RingId) -> impl ExactSizeIterator<Item = Handle> + '_ {
-        let ring = if id == RingId::NONE { Ring::default() } else { self.rings[id.0 as usize] };
-        (0..ring.queued.entries).map(move |offset| {
-            let position =
-                (u32::from(ring.head) + u32::from(offset)) % u32::from(self.limits.entries);
-            let (chunk, index) = self.place(id, position);
-            self.chunks[chunk][index]
-        })
+    pub(crate) fn iter(&self, id: RingId) -> Iter<'_> {
+        let (segment, offset, left) = self.get(id).map_or((SegmentId::NONE, 0, 0), |ring| {
+            (ring.first, usize::from(ring.head), usize::from(ring.queued.entries))
+        });
+        Iter { segments: &self.segments, segment, offset, left }
     }
 
     /// The payload that is written first.
@@ -129,25 +144,24 @@ impl Rings {
 
     /// Bytes of the first payload that are already written.
     pub(crate) fn written(&self, id: RingId) -> usize {
-        if id == RingId::NONE { 0 } else { self.rings[id.0 as usize].written as usize }
+        self.get(id).map_or(0, |ring| ring.written as usize)
     }
 
     /// Takes the first payload off, of `bytes`; the ring goes back when it was the last.
     pub(crate) fn pop(&mut self, id: &mut RingId, bytes: u32) -> Option<Handle> {
-        if *id == RingId::NONE {
-            return None;
-        }
+        self.get(*id)?;
         let ring = &mut self.rings[id.0 as usize];
-        let position = u32::from(ring.head);
-        ring.head = (ring.head + 1) % self.limits.entries;
+        let (first, head) = (ring.first, usize::from(ring.head));
+        let handle = self.segments.entry(first, head);
+        ring.head += 1;
         ring.queued.entries -= 1;
         ring.queued.bytes = ring.queued.bytes.saturating_sub(bytes);
         ring.written = 0;
-        let emptied = ring.queued.entries == 0;
-        let handle = *self.entry(*id, position);
-        if emptied {
-            self.free.push(id.0);
-            *id = RingId::NONE;
+        if ring.queued.entries == 0 {
+            self.give_back(id);
+        } else if head + 1 == SEGMENT_ENTRIES {
+            (ring.first, ring.head) = (self.segments.next(first), 0);
+            self.segments.give_back(first);
         }
         Some(handle)
     }
@@ -165,21 +179,20 @@ impl Rings {
         id: &mut RingId,
         bytes_of: impl Fn(Handle) -> u32,
     ) -> Option<Handle> {
-        if *id == RingId::NONE {
-            return None;
-        }
-        let ring = self.rings[id.0 as usize];
+        let ring = self.get(*id)?;
         if ring.queued.entries == 1 && ring.written > 0 {
             return None;
         }
-        let last = u32::from(ring.head) + u32::from(ring.queued.entries) - 1;
-        let handle = *self.entry(*id, last % u32::from(self.limits.entries));
         let ring = &mut self.rings[id.0 as usize];
+        let (last, offset) = (ring.last, ring.position(ring.queued.entries - 1) % SEGMENT_ENTRIES);
+        let handle = self.segments.entry(last, offset);
         ring.queued.entries -= 1;
         ring.queued.bytes = ring.queued.bytes.saturating_sub(bytes_of(handle));
         if ring.queued.entries == 0 {
-            self.free.push(id.0);
-            *id = RingId::NONE;
+            self.give_back(id);
+        } else if offset == 0 {
+            ring.last = self.segments.previous(last);
+            self.segments.give_back(last);
         }
         Some(handle)
     }
@@ -191,30 +204,19 @@ impl Rings {
         is_shed: impl Fn(Handle) -> bool,
         bytes_of: impl Fn(Handle) -> u32,
     ) -> Vec<Handle> {
-        if *id == RingId::NONE {
-            return Vec::new();
-        }
+        let written = self.written(*id);
         let all: Vec<Handle> = self.iter(*id).collect();
-        let ring = &mut self.rings[id.0 as usize];
-        let fixed = usize::from(ring.written > 0);
-        ring.queued = Queued::default();
-        let head = u32::from(ring.head);
+        while self.pop(id, 0).is_some() {}
         let mut shed = Vec::new();
         for (index, handle) in all.into_iter().enumerate() {
-            if index >= fixed && is_shed(handle) {
+            let is_fixed = index == 0 && written > 0;
+            if !is_fixed && is_shed(handle) {
                 shed.push(handle);
-                continue;
+            } else {
+                self.push(id, handle, bytes_of(handle));
             }
-            let ring = &mut self.rings[id.0 as usize];
-            let position = (head + u32::from(ring.queued.entries)) % u32::from(self.limits.entries);
-            ring.queued.entries += 1;
-            ring.queued.bytes = ring.queued.bytes.saturating_add(bytes_of(handle));
-            *self.entry(*id, position) = handle;
         }
-        if self.rings[id.0 as usize].queued.entries == 0 {
-            self.free.push(id.0);
-            *id = RingId::NONE;
-        }
+        self.advance(*id, u32::try_from(written).unwrap_or(u32::MAX));
         shed
     }
 
@@ -228,11 +230,12 @@ impl Rings {
         is_replaced: impl Fn(Handle) -> bool,
         bytes_of: impl Fn(Handle) -> u32,
     ) -> Option<Handle> {
-        let fixed = usize::from(self.written(id) > 0);
-        let index = self.iter(id).skip(fixed).position(is_replaced)? + fixed;
-        let head = u32::from(self.rings[id.0 as usize].head);
-        let position = (head + u32::try_from(index).ok()?) % u32::from(self.limits.entries);
-        let before = std::mem::replace(self.entry(id, position), handle);
+        let mut entries = self.iter(id);
+        if self.written(id) > 0 {
+            entries.next();
+        }
+        let (segment, offset) = entries.place(is_replaced)?;
+        let before = std::mem::replace(self.segments.entry_mut(segment, offset), handle);
         let queued = &mut self.rings[id.0 as usize].queued;
         queued.bytes = queued.bytes.saturating_sub(bytes_of(before)).saturating_add(bytes);
         Some(before)
@@ -243,31 +246,73 @@ impl Rings {
         self.rings.len() - self.free.len()
     }
 
+    fn get(&self, id: RingId) -> Option<&Ring> {
+        if id == RingId::NONE { None } else { Some(&self.rings[id.0 as usize]) }
+    }
+
     fn borrow(&mut self) -> RingId {
-        let index = self.free.pop().unwrap_or_else(|| {
-            let index = self.rings.len();
-            self.rings.push(Ring::default());
-            if index / RINGS_PER_CHUNK == self.chunks.len() {
-                let entries = RINGS_PER_CHUNK * usize::from(self.limits.entries);
-                self.chunks.push(vec![Handle(0); entries].into());
-            }
-            u32::try_from(index).unwrap_or(u32::MAX)
-        });
-        self.rings[index as usize] = Ring::default();
-        RingId(index)
+        let segment = self.segments.take(SegmentId::NONE);
+        let ring =
+            Ring { first: segment, last: segment, head: 0, queued: Queued::default(), written: 0 };
+        if let Some(index) = self.free.pop() {
+            self.rings[index as usize] = ring;
+            return RingId(index);
+        }
+        self.rings.push(ring);
+        RingId(u32::try_from(self.rings.len() - 1).unwrap_or(u32::MAX))
     }
 
-    fn entry(&mut self, id: RingId, position: u32) -> &mut Handle {
-        let (chunk, index) = self.place(id, position);
-        &mut self.chunks[chunk][index]
-    }
-
-    fn place(&self, id: RingId, position: u32) -> (usize, usize) {
-        let ring = id.0 as usize;
-        let within = (ring % RINGS_PER_CHUNK) * usize::from(self.limits.entries);
-        (ring / RINGS_PER_CHUNK, within + position as usize)
+    /// The ring is empty: of its segments there is one left.
+    fn give_back(&mut self, id: &mut RingId) {
+        self.segments.give_back(self.rings[id.0 as usize].first);
+        self.free.push(id.0);
+        *id = RingId::NONE;
     }
 }
+
+/// The payloads of one ring, first to last.
+pub(crate) struct Iter<'a> {
+    segments: &'a Segments,
+    segment: SegmentId,
+    offset: usize,
+    left: usize,
+}
+
+impl Iter<'_> {
+    /// Where the first payload is that `is_wanted`.
+    fn place(mut self, is_wanted: impl Fn(Handle) -> bool) -> Option<(SegmentId, usize)> {
+        loop {
+            let place = (self.segment, self.offset);
+            if is_wanted(self.next()?) {
+                let (segment, offset) = place;
+                // Where a segment ends, the next one's beginning was meant.
+                return Some(match offset {
+                    SEGMENT_ENTRIES => (self.segments.next(segment), 0),
+                    _ => (segment, offset),
+                });
+            }
+        }
+    }
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Handle;
+
+    fn next(&mut self) -> Option<Handle> {
+        self.left = self.left.checked_sub(1)?;
+        if self.offset == SEGMENT_ENTRIES {
+            (self.segment, self.offset) = (self.segments.next(self.segment), 0);
+        }
+        self.offset += 1;
+        Some(self.segments.entry(self.segment, self.offset - 1))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
 
 #[cfg(test)]
 mod tests {
@@ -294,24 +339,31 @@ mod tests {
         assert_eq!(of(1, 400, 101, Priority::Ephemeral), Verdict::Shed);
     }
 
-    /// Many rings against plain queues, driven by a seed.
+    /// Many rings against plain queues, driven by a seed; within a segment, and over several.
     #[test]
     fn rings_behave_as_queues_and_go_back_when_empty() {
+        behave_as_queues(8);
+        behave_as_queues(u16::try_from(3 * SEGMENT_ENTRIES).unwrap());
+    }
+
+    fn behave_as_queues(entries_max: u16) {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut rings = Rings::new(LIMITS);
+        let mut rings = Rings::new(RingLimits { entries: entries_max, bytes_max: 1_000 });
         let mut ids = vec![RingId::NONE; 200];
         let mut models = vec![VecDeque::<u32>::new(); 200];
-        for step in 0..40_000 {
+        for step in 0..120_000_u32 {
             let at = random.usize(0..200);
-            match random.u8(0..9) {
-                0..4 => {
+            // In turns more come than go, and the other way round.
+            let pushes = if step / 10_000 % 2 == 0 { 7 } else { 3 };
+            match random.u8(0..10) {
+                it if it < pushes => {
                     let taken = rings.push(&mut ids[at], Handle(step), 10);
-                    assert_eq!(taken, models[at].len() < 8);
+                    assert_eq!(taken, models[at].len() < usize::from(entries_max));
                     if taken {
                         models[at].push_back(step);
                     }
                 }
-                4..8 => {
+                it if it < 9 => {
                     let popped = rings.pop(&mut ids[at], 10).map(|handle| handle.0);
                     assert_eq!(popped, models[at].pop_front());
                 }
@@ -327,6 +379,58 @@ mod tests {
         }
         let waiting = models.iter().filter(|model| !model.is_empty()).count();
         assert_eq!(rings.borrowed(), waiting);
+        for id in &mut ids {
+            while rings.pop(id, 10).is_some() {}
+        }
+        assert_eq!((rings.borrowed(), rings.segments.taken()), (0, 0));
+    }
+
+    #[test]
+    fn a_ring_takes_the_segments_that_it_needs_and_no_more_than_is_said() {
+        let limits = RingLimits { entries: 256, bytes_max: 1_000 };
+        let mut rings = Rings::new(limits);
+        let mut id = RingId::NONE;
+        rings.push(&mut id, Handle(0), 1);
+        assert_eq!(rings.segments.taken(), 1);
+        for number in 1..u32::try_from(SEGMENT_ENTRIES).unwrap() {
+            rings.push(&mut id, Handle(number), 1);
+        }
+        assert_eq!(rings.segments.taken(), 1);
+        for _ in 1..SEGMENT_ENTRIES {
+            rings.pop(&mut id, 1);
+        }
+        while rings.push(&mut id, Handle(7), 1) {}
+        assert_eq!((rings.queued(id).entries, rings.segments.taken()), (256, 10));
+        assert_eq!(segments::ring_bytes(256), 10 * 128);
+        assert_eq!(segments::ring_bytes(1), 128);
+    }
+
+    #[test]
+    fn what_is_shed_or_replaced_over_several_segments_is_the_right_one() {
+        let limits = RingLimits { entries: 256, bytes_max: 100_000 };
+        let mut rings = Rings::new(limits);
+        let mut id = RingId::NONE;
+        for number in 0..100 {
+            rings.push(&mut id, Handle(number), 10);
+        }
+        rings.pop(&mut id, 10);
+        let segment = u32::try_from(SEGMENT_ENTRIES).unwrap();
+        for number in [segment - 1, segment, segment + 1, 99] {
+            let new = Handle(1_000 + number);
+            let before = rings.replace(id, new, 10, |it| it.0 == number, |_| 10);
+            assert_eq!(before, Some(Handle(number)));
+        }
+        let expected = |number: u32| match number {
+            99 => 1_099,
+            it if it.abs_diff(segment) <= 1 => 1_000 + it,
+            it => it,
+        };
+        let all: Vec<u32> = rings.iter(id).map(|it| it.0).collect();
+        assert_eq!(all, (1..100).map(expected).collect::<Vec<_>>());
+        let shed = rings.shed(&mut id, |it| it.0 % 2 == 0, |_| 10);
+        assert_eq!(shed.len() + rings.iter(id).len(), 99);
+        assert!(rings.iter(id).all(|it| it.0 % 2 == 1));
+        assert_eq!(rings.queued(id).bytes as usize, 10 * rings.iter(id).len());
     }
 
     #[test]
