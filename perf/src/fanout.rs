@@ -9,13 +9,14 @@
 //! Each receiving loop is a thread with a descriptor table of its own, so that the limit of open
 //! files is the limit of one side's sessions.
 
-mod bench;
+pub(crate) mod bench;
 pub(crate) mod floor;
+mod most;
 pub(crate) mod receive;
 pub(crate) mod source;
 
 use crate::failure::{Failure, Outcome};
-use crate::latency::median;
+use crate::latency::{Latencies, median};
 use crate::limits::WARM_UP_MS;
 use crate::load;
 use crate::options::{FanoutOptions, count, seconds, within};
@@ -25,7 +26,7 @@ use crate::scrape::{self, Buckets};
 use crate::stack::Stack;
 use crate::stolen::Stolen;
 use crate::tokens::Minter;
-use bench::{Bench, Tally};
+use bench::{Bench, Measured, Tally};
 use floor::Floor;
 use proto::Uuid;
 use serde::Serialize;
@@ -44,6 +45,9 @@ struct Report {
     cpu_us_per_event: f64,
     floor_cpu_us_per_event: f64,
     ratio_to_floor: f64,
+    /// The kernel's part of both.
+    system_us_per_event: f64,
+    floor_system_us_per_event: f64,
     p50_ms: f64,
     p99_ms: f64,
     p999_ms: f64,
@@ -51,6 +55,7 @@ struct Report {
     /// From an event's creation to its record's poll by a gateway.
     broker_p50_ms: f64,
     broker_p99_ms: f64,
+    broker_p999_ms: f64,
     duplicates: u64,
     reordered: u64,
     deliveries_per_s: u64,
@@ -80,8 +85,11 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     let members = connections.div_ceil(conversations);
     within("--connections / --conversations", members, 1..=MEMBERS_MAX)?;
     let stack = Arc::new(Stack::of(&options.common, 1)?);
-    progress!("perf: opening {connections} sessions at the gateway and as many at the floor");
     let sizes = (count(connections), count(conversations));
+    if options.find_most {
+        return most::run(options, &stack, sizes);
+    }
+    progress!("perf: opening {connections} sessions at the gateway and as many at the floor");
     let mut benches = [
         Bench::start("gateway", sizes, {
             let stack = Arc::clone(&stack);
@@ -92,14 +100,17 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     // Both sides once, unmeasured: buffers, topics and caches come to life.
     let round_us = seconds * 1_000_000 / rounds;
     for bench in &mut benches {
-        bench.round(rate, WARM_UP_MS * 1_000, false)?;
+        bench.round(rate, WARM_UP_MS * 1_000)?;
     }
     let polled_before = scrape::histogram(&stack, POLL_LATENCY)?;
     let stolen = Stolen::start()?;
+    let mut sides = [Rounds::new(), Rounds::new()];
     for round in 1..=rounds {
         let mut last = [0.0; 2];
-        for (bench, last) in benches.iter_mut().zip(&mut last) {
-            *last = bench.round(rate, round_us, true)?;
+        for ((bench, side), last) in benches.iter_mut().zip(&mut sides).zip(&mut last) {
+            let measured = bench.round(rate, round_us)?;
+            *last = measured.cpu_us;
+            side.add(&measured);
         }
         progress!("perf: round {round} of {rounds}: CPU per event {last:.2?} us");
     }
@@ -107,7 +118,14 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     let polled = (polled_before, scrape::histogram(&stack, POLL_LATENCY)?);
     let [gateway, floor] = benches.map(Bench::finish);
     let (gateway, floor) = (gateway?, floor?);
-    let report = report(options, &gateway, &floor, &polled, stolen_percent);
+    let [gateway_rounds, floor_rounds] = &sides;
+    let report = report(
+        options,
+        (&gateway, gateway_rounds),
+        (&floor, floor_rounds),
+        &polled,
+        stolen_percent,
+    );
     report::print(&report, options.common.json)?;
     if gateway.lost + floor.lost + gateway.reordered > 0 {
         return Err(Failure::Refused(format!(
@@ -118,7 +136,27 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     Ok(())
 }
 
-fn gateway_side(
+/// A side's rounds together.
+struct Rounds {
+    cpu_us: Vec<f64>,
+    system_us: Vec<f64>,
+    latencies: Latencies,
+}
+
+impl Rounds {
+    fn new() -> Self {
+        Self { cpu_us: Vec::new(), system_us: Vec::new(), latencies: Latencies::new() }
+    }
+
+    fn add(&mut self, round: &Measured) {
+        self.cpu_us.push(round.cpu_us);
+        self.system_us.push(round.system_us);
+        self.latencies.add(&round.latencies);
+    }
+}
+
+/// The gateways, with sessions and events for them.
+pub(crate) fn gateway_side(
     stack: &Stack,
     (connections, conversations): (usize, usize),
     ids: &[Uuid],
@@ -149,14 +187,14 @@ fn floor_side((connections, conversations): (usize, usize), ids: &[Uuid]) -> Out
 
 fn report(
     options: &FanoutOptions,
-    gateway: &Tally,
-    floor: &Tally,
+    (gateway, rounds): (&Tally, &Rounds),
+    (floor, floor_rounds): (&Tally, &Rounds),
     (before, after): &(Buckets, Buckets),
     stolen_percent: f64,
 ) -> Report {
-    let cpu = median(&gateway.cpu_us_per_event);
-    let floor_cpu = median(&floor.cpu_us_per_event);
-    let (latencies, floor_latencies) = (&gateway.latencies, &floor.latencies);
+    let cpu = median(&rounds.cpu_us);
+    let floor_cpu = median(&floor_rounds.cpu_us);
+    let (latencies, floor_latencies) = (&rounds.latencies, &floor_rounds.latencies);
     let each = |values: &[f64]| values.iter().map(|it| rounded(*it)).collect();
     Report {
         events: gateway.events,
@@ -164,12 +202,15 @@ fn report(
         cpu_us_per_event: rounded(cpu),
         floor_cpu_us_per_event: rounded(floor_cpu),
         ratio_to_floor: rounded(cpu / floor_cpu.max(f64::MIN_POSITIVE)),
+        system_us_per_event: rounded(median(&rounds.system_us)),
+        floor_system_us_per_event: rounded(median(&floor_rounds.system_us)),
         p50_ms: rounded(latencies.ms_at(0.5)),
         p99_ms: rounded(latencies.ms_at(0.99)),
         p999_ms: rounded(latencies.ms_at(0.999)),
         max_ms: rounded(latencies.ms_max()),
         broker_p50_ms: rounded(scrape::quantile(before, after, 0.5)),
         broker_p99_ms: rounded(scrape::quantile(before, after, 0.99)),
+        broker_p999_ms: rounded(scrape::quantile(before, after, 0.999)),
         duplicates: gateway.duplicates,
         reordered: gateway.reordered,
         deliveries_per_s: options.rate * options.connections / options.conversations,
@@ -177,8 +218,8 @@ fn report(
         conversations: options.conversations,
         rate: options.rate,
         seconds: options.seconds,
-        cpu_us_per_event_by_round: each(&gateway.cpu_us_per_event),
-        floor_cpu_us_per_event_by_round: each(&floor.cpu_us_per_event),
+        cpu_us_per_event_by_round: each(&rounds.cpu_us),
+        floor_cpu_us_per_event_by_round: each(&floor_rounds.cpu_us),
         floor_events: floor.events,
         floor_p50_ms: rounded(floor_latencies.ms_at(0.5)),
         floor_p99_ms: rounded(floor_latencies.ms_at(0.99)),

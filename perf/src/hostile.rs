@@ -1,6 +1,7 @@
 //! `perf hostile`: input that nobody should send, on every port, and a look at who is still alive.
 
 mod inputs;
+mod neighbours;
 mod probe;
 
 use crate::clock;
@@ -8,15 +9,17 @@ use crate::failure::{Context, Failure, Outcome};
 use crate::limits::{HOSTILE_AT_ONCE, HOSTILE_READ_MS_MAX, PROBE_MS_MAX};
 use crate::options::{HostileOptions, within};
 use crate::process;
-use crate::report::{self, progress};
+use crate::report::{self, progress, rounded};
 use crate::stack::Stack;
 use crate::tokens::Minter;
 use fastrand::Rng;
 use inputs::{Input, Kind, Target};
+use neighbours::Neighbours;
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -35,6 +38,14 @@ struct Report {
     bytes_received: u64,
     inputs_by_kind: std::collections::BTreeMap<&'static str, u64>,
     crashed_daemons: Vec<String>,
+    rate: u64,
+    /// Latency from Kafka of sessions that do nothing wrong, without hostile input and beside it. What
+    /// throws it runs on what is left of the processor.
+    others_p50_ms_alone: f64,
+    others_p50_ms_beside: f64,
+    others_p99_ms_alone: f64,
+    others_p99_ms_beside: f64,
+    others_lost: u64,
     seconds: u64,
 }
 
@@ -49,7 +60,8 @@ struct Counts {
 
 pub(crate) fn run(options: &HostileOptions) -> Outcome {
     let wanted = within("--inputs", options.inputs, 1..=100_000_000)?;
-    let stack = Stack::of(&options.common, 1)?;
+    within("--rate", options.rate, 0..=1_000_000)?;
+    let stack = Arc::new(Stack::of(&options.common, 1)?);
     let minter = Minter::open(&stack.signing_key()?)?;
     let target = Target {
         gateways: stack.gateways()?,
@@ -59,13 +71,20 @@ pub(crate) fn run(options: &HostileOptions) -> Outcome {
     };
     let before = stack.daemon_pids()?;
     let start_us = clock::now_us();
+    let mut neighbours = Neighbours::open(&stack)?;
+    neighbours.alone()?;
     progress!("perf: throwing {wanted} inputs at {} ports", target.ports());
     let counts = Counts::default();
-    std::thread::scope(|scope| {
-        for _ in 0..HOSTILE_AT_ONCE {
-            scope.spawn(|| throw(&target, wanted, options.common.seed, &counts));
-        }
-    });
+    std::thread::scope(|scope| -> Outcome {
+        let throwers: Vec<_> = (0..HOSTILE_AT_ONCE)
+            .map(|_| scope.spawn(|| throw(&target, options, &counts)))
+            .collect();
+        neighbours.beside(|| throwers.iter().any(|it| !it.is_finished()))?;
+        throwers.into_iter().try_for_each(|it| {
+            it.join().unwrap_or_else(|_| Err(Failure::Refused("a thrower ended".into())))
+        })
+    })?;
+    neighbours.alone()?;
     // What was harmed may need a moment to fall.
     std::thread::sleep(Duration::from_secs(1));
     let mut crashed = Vec::new();
@@ -76,6 +95,7 @@ pub(crate) fn run(options: &HostileOptions) -> Outcome {
     }
     let until_us = clock::now_us() + PROBE_MS_MAX * 1_000;
     let delivered = probe::is_delivered(&stack, &minter, until_us)?;
+    let others = neighbours.finish()?;
     let kinds = Kind::ALL.iter().zip(&counts.kinds);
     let report = Report {
         inputs: wanted,
@@ -88,27 +108,38 @@ pub(crate) fn run(options: &HostileOptions) -> Outcome {
             .map(|(it, count)| (it.name(), count.load(Ordering::Relaxed)))
             .collect(),
         crashed_daemons: crashed,
+        rate: options.rate,
+        others_p50_ms_alone: rounded(others.alone.ms_at(0.5)),
+        others_p50_ms_beside: rounded(others.beside.ms_at(0.5)),
+        others_p99_ms_alone: rounded(others.alone.ms_at(0.99)),
+        others_p99_ms_beside: rounded(others.beside.ms_at(0.99)),
+        others_lost: others.lost,
         seconds: (clock::now_us() - start_us) / 1_000_000,
     };
     report::print(&report, options.common.json)?;
-    if report.crashed > 0 || !report.delivered {
-        let words = "a daemon crashed, or a message was not delivered afterwards";
+    if report.crashed > 0 || !report.delivered || report.others_lost > 0 {
+        let words = "a daemon crashed, a message was not delivered afterwards, or events of others were lost";
         return Err(Failure::Refused(words.into()));
     }
     Ok(())
 }
 
 /// One thrower: takes the next input until there are no more. Each depends on seed and number only.
-fn throw(target: &Target, wanted: u64, seed: u64, counts: &Counts) {
+fn throw(target: &Target, options: &HostileOptions, counts: &Counts) -> Outcome {
+    process::give_way_to_all()?;
+    let start_us = clock::now_us();
     loop {
         let number = counts.next.fetch_add(1, Ordering::Relaxed);
-        if number >= wanted {
-            return;
+        if number >= options.inputs {
+            return Ok(());
+        }
+        if let Some(due_us) = (number * 1_000_000).checked_div(options.rate) {
+            clock::sleep_until(start_us + due_us);
         }
         if number > 0 && number.is_multiple_of(10_000) {
             progress!("perf: {number} inputs");
         }
-        let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number);
+        let seed = options.common.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number);
         let mut random = Rng::with_seed(seed);
         let input = inputs::make(target, &mut random);
         counts.kinds[input.kind as usize].fetch_add(1, Ordering::Relaxed);

@@ -35,6 +35,10 @@ pub(crate) const LONE_SENDS: usize = 400;
 pub(crate) const LONE_TURN: usize = 50;
 /// The part of a run that is not measured, in `perf write` and `perf fanout`.
 pub(crate) const WARM_UP_MS: u64 = 1_000;
+/// A 99th percentile with which a rate is too much for `perf fanout --find-most`.
+pub(crate) const MOST_P99_MS_MAX: f64 = 50.0;
+/// By how much its rate rises each time.
+pub(crate) const MOST_STEP_PERCENT: u64 = 15;
 /// Bytes of one encoded event in `perf fanout`.
 pub(crate) const FANOUT_EVENT_BYTES: usize = 512;
 /// Connections opened and closed again before memory is compared.
@@ -43,6 +47,12 @@ pub(crate) const IDLE_WARM_UP_CONNECTIONS: usize = 300;
 pub(crate) const HOSTILE_READ_MS_MAX: u64 = 25;
 /// Hostile inputs under way at once.
 pub(crate) const HOSTILE_AT_ONCE: usize = 24;
+/// Sessions that are looked at beside hostile input, and the records a second for all of them.
+pub(crate) const HOSTILE_NEIGHBOURS: usize = 400;
+pub(crate) const HOSTILE_RECORDS_PER_S: u64 = 100;
+/// One look at them, and how many before the first input.
+pub(crate) const HOSTILE_LOOK_MS: u64 = 2_000;
+pub(crate) const HOSTILE_LOOKS_ALONE: usize = 4;
 /// Wait for the probe message after a fault or an attack, however slow the machine is.
 pub(crate) const PROBE_MS_MAX: u64 = 180_000;
 

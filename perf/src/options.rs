@@ -167,6 +167,9 @@ pub(crate) struct FanoutOptions {
     /// Rounds that the seconds are divided into; the sides take turns
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) rounds: u64,
+    /// Raise the rate, by a step each round, until events are late (p99 of 50 ms) or missing
+    #[arg(long)]
+    pub(crate) find_most: bool,
 }
 
 #[derive(Debug, Args)]
@@ -290,6 +293,9 @@ pub(crate) struct HostileOptions {
     /// Inputs thrown
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub(crate) inputs: u64,
+    /// Inputs a second; 0: as many as there can be
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) rate: u64,
 }
 
 #[derive(Debug, Args)]

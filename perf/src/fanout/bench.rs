@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Who writes, whose CPU counts.
-pub(super) struct Side {
+pub(crate) struct Side {
     pub(super) specs: Vec<Spec>,
     pub(super) source: Source,
     pub(super) pids: Vec<i32>,
@@ -24,61 +24,69 @@ pub(super) struct Side {
     pub(super) floor: Option<Running>,
 }
 
-pub(super) struct Bench {
+pub(crate) struct Bench {
     rounds: mpsc::Sender<Round>,
-    outcomes: mpsc::Receiver<Outcome<f64>>,
+    outcomes: mpsc::Receiver<Outcome<Measured>>,
     thread: JoinHandle<Outcome<Tally>>,
 }
 
 struct Round {
     rate: u64,
     round_us: u64,
-    measured: bool,
 }
 
-/// What a side came to.
-pub(super) struct Tally {
-    pub(super) cpu_us_per_event: Vec<f64>,
-    pub(super) events: u64,
-    pub(super) lost: u64,
-    pub(super) duplicates: u64,
-    pub(super) reordered: u64,
-    pub(super) closed: u64,
-    pub(super) latencies: Latencies,
+/// What one round came to.
+pub(crate) struct Measured {
+    /// CPU time of an event, and the kernel's part of it.
+    pub(crate) cpu_us: f64,
+    pub(crate) system_us: f64,
+    /// CPU time by time.
+    pub(crate) cores: f64,
+    /// Events that did not come in time.
+    pub(crate) missing: u64,
+    pub(crate) latencies: Latencies,
+}
+
+/// What a side came to in all.
+pub(crate) struct Tally {
+    pub(crate) events: u64,
+    pub(crate) lost: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) reordered: u64,
+    pub(crate) closed: u64,
 }
 
 struct Worker {
     side: Side,
     driver: Driver,
     receiver: Receiver,
-    cpu_us_per_event: Vec<f64>,
 }
 
 impl Bench {
     /// Opens the sessions, on a thread of their own; returns once they are open. `make` is given the
     /// conversations' ids.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         (sessions, conversations): (usize, usize),
         make: impl FnOnce(&[Uuid]) -> Outcome<Side> + Send + 'static,
     ) -> Outcome<Self> {
         let (rounds, orders) = mpsc::channel();
         let (reports, outcomes) = mpsc::channel();
+        let (opened, is_open) = mpsc::channel();
         let body = move || {
             process::own_descriptors()?;
             let mut receiver = Receiver::new(sessions, conversations);
             let mut side = make(receiver.conversations())?;
             let mut driver = Driver::new()?;
             driver.open_all(std::mem::take(&mut side.specs), &mut receiver)?;
-            let worker = Worker { side, driver, receiver, cpu_us_per_event: Vec::new() };
             // The other end waits for it.
-            let _ = reports.send(Ok(0.0));
-            worker.run(&orders, &reports)
+            let _ = opened.send(());
+            Worker { side, driver, receiver }.run(&orders, &reports)
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(body).doing("a thread")?;
         let bench = Self { rounds, outcomes, thread };
-        match bench.outcomes.recv() {
-            Ok(_) => Ok(bench),
+        match is_open.recv() {
+            Ok(()) => Ok(bench),
             Err(_) => match bench.finish() {
                 Ok(_) => Err(Failure::Refused("a side ended".into())),
                 Err(failure) => Err(failure),
@@ -86,14 +94,14 @@ impl Bench {
         }
     }
 
-    /// The CPU time of an event in the round.
-    pub(super) fn round(&mut self, rate: u64, round_us: u64, measured: bool) -> Outcome<f64> {
+    /// Records at this rate for so long, and all that comes of them.
+    pub(crate) fn round(&mut self, rate: u64, round_us: u64) -> Outcome<Measured> {
         let ended = || Failure::Refused("a side ended".into());
-        self.rounds.send(Round { rate, round_us, measured }).map_err(|_| ended())?;
+        self.rounds.send(Round { rate, round_us }).map_err(|_| ended())?;
         self.outcomes.recv().map_err(|_| ended())?
     }
 
-    pub(super) fn finish(self) -> Outcome<Tally> {
+    pub(crate) fn finish(self) -> Outcome<Tally> {
         drop(self.rounds);
         self.thread.join().map_err(|_| Failure::Refused("a side's thread ended".into()))?
     }
@@ -103,7 +111,7 @@ impl Worker {
     fn run(
         mut self,
         orders: &mpsc::Receiver<Round>,
-        reports: &mpsc::Sender<Outcome<f64>>,
+        reports: &mpsc::Sender<Outcome<Measured>>,
     ) -> Outcome<Tally> {
         loop {
             // Between rounds pings are answered.
@@ -130,22 +138,21 @@ impl Worker {
             duplicates: self.receiver.duplicates(),
             reordered: self.receiver.reordered(),
             closed: self.receiver.closed(),
-            cpu_us_per_event: self.cpu_us_per_event,
-            latencies: self.receiver.take_latencies(),
         })
     }
 
     /// Produces at the rate and receives, until all is there or the patience is over.
-    fn round(&mut self, order: &Round) -> Outcome<f64> {
-        let Self { side, driver, receiver, cpu_us_per_event } = self;
+    fn round(&mut self, order: &Round) -> Outcome<Measured> {
+        let Self { side, driver, receiver } = self;
         let before = receiver.events();
         let cpu_before = process::cpu_ns_sum(&side.pids)?;
+        let system_before = process::system_ns_sum(&side.pids)?;
         let start_us = clock::now_us() + 50_000;
         // A round need not be whole seconds: cut by count.
         let records = order.rate * order.round_us / 1_000_000;
         let schedule = Schedule::new(start_us, order.rate, order.round_us / 1_000_000 + 1);
         let source = &mut side.source;
-        std::thread::scope(|scope| -> Outcome {
+        let expected = std::thread::scope(|scope| -> Outcome<u64> {
             let producing = scope.spawn(|| source.produce(&schedule, records));
             while !producing.is_finished() {
                 driver.run(Duration::from_millis(50), receiver)?;
@@ -155,15 +162,18 @@ impl Worker {
                 Err(_) => return Err(Failure::Refused("the producer ended".into())),
             };
             let until_us = clock::now_us() + STRAGGLERS_MS_MAX * 1_000;
-            driver.run_until(until_us, receiver, |it| it.events() >= before + expected)
+            driver.run_until(until_us, receiver, |it| it.events() >= before + expected)?;
+            Ok(expected)
         })?;
         let events = receiver.events() - before;
-        let cpu_us = per(process::cpu_ns_sum(&side.pids)? - cpu_before, events) / 1_000.0;
-        if order.measured {
-            cpu_us_per_event.push(cpu_us);
-        } else {
-            receiver.take_latencies();
-        }
-        Ok(cpu_us)
+        let cpu_ns = process::cpu_ns_sum(&side.pids)? - cpu_before;
+        let system_ns = process::system_ns_sum(&side.pids)? - system_before;
+        Ok(Measured {
+            cpu_us: per(cpu_ns, events) / 1_000.0,
+            system_us: per(system_ns, events) / 1_000.0,
+            cores: per(cpu_ns / 1_000, clock::now_us() - start_us),
+            missing: expected.saturating_sub(events),
+            latencies: receiver.take_latencies(),
+        })
     }
 }
