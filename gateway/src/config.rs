@@ -447,19 +447,4 @@ pub(crate) fn shards(config: &Config, cores: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_echo_profile_is_for_loopback_listeners_alone() {
-        let listen = |all: &[&str]| {
-            let all: Vec<String> = all.iter().map(|it| (*it).to_owned()).collect();
-            check_loopback(&all)
-        };
-        assert_eq!(listen(&["127.0.0.1:1", "[::1]:2", "127.8.8.8:3"]), Ok(()));
-        for bad in ["0.0.0.0:8080", "[::]:1", "192.0.2.1:1", "localhost:1", "example.org:1"] {
-            let error = listen(&["127.0.0.1:1", bad]).unwrap_err();
-            assert!(error.starts_with("conformance.echo: ") && error.contains(bad), "{error}");
-        }
-    }
-}
+mod tests;

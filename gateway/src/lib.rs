@@ -21,6 +21,8 @@ mod close;
 mod config;
 mod conn;
 mod drain;
+#[cfg(test)]
+mod fuzzing;
 mod inbound;
 mod limits;
 mod mail;

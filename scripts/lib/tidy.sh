@@ -48,3 +48,19 @@ migration_numbers() {
     expected=$((expected + 1))
   done
 }
+
+# What deny.toml bans below a version may not be linked; needs no cargo-deny.
+version_floors() {
+  local name floor version status=0 count=0
+  while read -r name floor; do
+    count=$((count + 1))
+    while IFS= read -r version; do
+      if [[ $version != "$floor" && $(printf '%s\n' "$version" "$floor" | sort -V | head -n 1) == "$version" ]]; then
+        printf '%s %s is linked; %s or later is allowed\n' "$name" "$version" "$floor" >&2
+        status=1
+      fi
+    done < <(grep -A 1 -x -F "name = \"$name\"" Cargo.lock | sed -n 's/^version = "\(.*\)"$/\1/p')
+  done < <(sed -n 's/^ *{ crate = "\([a-z0-9_-]*\)@<\([0-9.]*\)" },$/\1 \2/p' deny.toml)
+  ((count > 0)) || { printf 'deny.toml bans no version\n' >&2 && return 1; }
+  return "$status"
+}

@@ -1,6 +1,7 @@
 //! Tokens as attackers and careless issuers make them.
 
 use super::*;
+use crate::fuzzing::fuzz;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::EncodingKey;
@@ -273,4 +274,40 @@ fn key_sets_are_checked_and_without_keys_the_client_may_try_again() {
     assert!(Verifier::from_jwks("", ISSUER, AUDIENCE).unwrap_err().contains("no JWKS"));
     let error = Verifier::empty().verify(&signed(&header(), &claims()), NOW_S).unwrap_err();
     assert_eq!((error.code(), error.code().retryable()), (ErrorCode::Unavailable, true));
+}
+
+/// A corpus file is a header, a line feed and claims: signed as they are, and, signed by nobody, taken for
+/// a token.
+#[test]
+fn tokens_are_taken_only_where_an_independent_verifier_takes_them() {
+    let verifier = verifier();
+    let seed = signing_key(SEED);
+    let jwt = DecodingKey::from_ed_components(&encode(unhex(PUBLIC))).unwrap();
+    let mut validation = jsonwebtoken::Validation::new(Algorithm::EdDSA);
+    validation.set_issuer(&[ISSUER]);
+    validation.set_audience(&[AUDIENCE]);
+    // By our clock, not by the library's.
+    validation.validate_exp = false;
+    fuzz("tokens", |input, random| {
+        let text = String::from_utf8_lossy(input);
+        let (header, claims) = text.split_once('\n').unwrap_or((&text, ""));
+        let message = format!("{}.{}", encode(header), encode(claims));
+        let signature = sign(message.as_bytes(), &seed, Algorithm::EdDSA).unwrap();
+        let token = format!("{message}.{signature}");
+        if let Ok(taken) = verifier.verify(&token, NOW_S) {
+            assert!(taken.expires_at_s > NOW_S);
+            let theirs = jsonwebtoken::decode::<Value>(&token, &jwt, &validation);
+            let theirs = theirs.unwrap_or_else(|error| panic!("taken, but {error}: {token}"));
+            assert_eq!(theirs.claims["exp"], json!(taken.expires_at_s));
+            // The same text again is remembered, and is the same.
+            assert_eq!(verifier.verify(&token, NOW_S), Ok(taken));
+            assert_eq!(verifier.verify(&token, taken.expires_at_s), Err(TokenError::Expired));
+            let mut bytes = token.into_bytes();
+            let at = random.usize(..bytes.len());
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(bytes).unwrap();
+            assert!(verifier.verify(&altered, NOW_S).is_err(), "{altered}");
+        }
+        assert!(verifier.verify(&text, NOW_S).is_err(), "nobody signed it: {text}");
+    });
 }
