@@ -68,7 +68,7 @@ fn look_after(
         Some(connection) if usable => slot.insert(connection),
         _ => {
             let mut connection =
-                Connection::open(settings, Role::Owner).map_err(|error| describe(&error))?;
+                Connection::open(settings, Role::Monitor).map_err(|error| describe(&error))?;
             connection.check_durability(settings)?;
             slot.insert(connection)
         }

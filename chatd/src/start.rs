@@ -102,7 +102,7 @@ fn writers_settings(config: &Config) -> WritersSettings {
 fn prepare_database(settings: &Settings) -> Result<(), String> {
     let start = Instant::now();
     loop {
-        match Connection::open(settings, Role::Owner) {
+        match Connection::open(settings, Role::Monitor) {
             Ok(mut connection) => {
                 connection.check_durability(settings)?;
                 break;

@@ -1,7 +1,7 @@
 //! Connections to PostgreSQL, as the relay's role.
 
 use crate::limits::{
-    POSTGRES_BACKOFF_MS_MAX, POSTGRES_BACKOFF_MS_MIN, POSTGRES_CONNECT_MS_MAX,
+    LOCK_MS_MAX, POSTGRES_BACKOFF_MS_MAX, POSTGRES_BACKOFF_MS_MIN, POSTGRES_CONNECT_MS_MAX,
     POSTGRES_UNACKNOWLEDGED_MS_MAX, STATEMENT_MS_MAX,
 };
 use postgres::{Client, Config, NoTls};
@@ -23,8 +23,8 @@ pub(crate) fn connect(url: &str, purpose: &str) -> Result<Client, String> {
     // The outbox's statistics mean nothing: it is empty one moment and large the next. Without the other
     // plans every statement goes through the primary key, in order.
     let settings = format!(
-        "SET ROLE {ROLE}; SET statement_timeout = {STATEMENT_MS_MAX}; SET enable_seqscan = off; \
-         SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;"
+        "SET ROLE {ROLE}; SET statement_timeout = {STATEMENT_MS_MAX}; \
+         SET lock_timeout = {LOCK_MS_MAX}; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;"
     );
     client.batch_execute(&settings).map_err(|error| explain(&error))?;
     Ok(client)

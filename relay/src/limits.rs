@@ -32,6 +32,9 @@ pub(crate) const POSTGRES_BACKOFF_MS_MAX: u64 = 1_000;
 pub(crate) const POSTGRES_CONNECT_MS_MAX: u64 = 2_000;
 /// A statement that takes longer is given up.
 pub(crate) const STATEMENT_MS_MAX: u64 = 10_000;
+/// One that waits longer for another's lock is given up, and tried again.
+pub(crate) const LOCK_MS_MAX: u64 = 2_000;
+const _: () = assert!(LOCK_MS_MAX < STATEMENT_MS_MAX);
 /// Sent data that PostgreSQL's host does not acknowledge for so long ends the connection.
 pub(crate) const POSTGRES_UNACKNOWLEDGED_MS_MAX: u64 = 5_000;
 /// How often the broker is asked whether it is there, and how long the answer may take.

@@ -25,8 +25,10 @@ pub(crate) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// As whom a connection works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Migrations, and the monitor.
+    /// Migrations, which may build an index for longer than any query may run.
     Owner,
+    /// What no request asks for, with the owner's rights.
+    Monitor,
     Messaging,
     /// Messaging, with plans that are made once.
     Writer,
@@ -37,7 +39,7 @@ pub(crate) enum Role {
 impl Role {
     const fn statements(self) -> &'static str {
         match self {
-            Self::Owner => "",
+            Self::Owner | Self::Monitor => "",
             // All look a few keys up by index, and nothing else is ever right: a plan made while
             // the tables were small must not scan them when they are large.
             Self::Messaging => {
@@ -109,7 +111,6 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn open(settings: &Settings, role: Role) -> Result<Self, postgres::Error> {
         let mut client = settings.config.connect(NoTls)?;
-        // A migration may build an index for longer than any query may run.
         let statement_timeout_ms =
             if role == Role::Owner { 0 } else { settings.statement_timeout_ms };
         client.batch_execute(&format!(
