@@ -75,7 +75,8 @@ pub(crate) const KEYS: &[Key] = &[
         name: "writers.queue_max",
         kind: Kind::Integer { min: 1, max: 1_000_000 },
         default: "16384",
-        doc: "Requests that wait for one writer; one more is refused as overloaded.",
+        doc: "Requests that wait for one writer, half of them for one conversation; one more is refused \
+              as overloaded.",
     },
     Key {
         name: "writers.retry_ms",

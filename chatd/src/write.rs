@@ -20,6 +20,7 @@ mod engine;
 mod generations;
 mod mute;
 mod plan;
+mod queue;
 mod receipts;
 mod record;
 mod remembered;

@@ -3,15 +3,16 @@
 use super::attempts::{Attempts, Next};
 use super::command::{Append, Appended, ReceiptCommand};
 use super::engine::{CommitError, Engine, Outcome};
+use super::queue::{Queue, Refusal};
 use super::store::Postgres;
 use super::waker::Waker;
 use crate::db::Settings;
 use crate::failure::Failure;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
+use crossbeam_channel::bounded;
 use daemon::failpoint::{CHATD_AFTER_ACK, reach};
 use proto::Uuid;
 use proto::error::ErrorCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -56,33 +57,30 @@ pub(crate) struct WritersSettings {
 
 /// The writers' queues.
 pub(crate) struct Writers {
-    queues: Vec<Sender<Work>>,
-    stop: Mutex<Option<Sender<()>>>,
+    queues: Vec<Arc<Queue<Work>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Writers {
     pub(crate) fn start(db: &Settings, settings: &WritersSettings) -> std::io::Result<Self> {
-        let (stop, stopped) = bounded(0);
         let (waker, waker_thread) = Waker::start(db)?;
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
         for number in 1..=settings.count {
-            let (queue, waiting) = bounded(settings.queue_max);
+            let waiting = Arc::new(Queue::new(settings.queue_max));
+            queues.push(Arc::clone(&waiting));
             let writer = Writer {
                 engine: Engine::new(Postgres { settings: db.clone(), waker: waker.clone() }),
                 waiting,
-                stopped: stopped.clone(),
                 batch_max: settings.batch_max,
                 retry: settings.retry,
                 metrics: db.metrics().clone(),
             };
             let thread = std::thread::Builder::new().name(format!("writer-{number}"));
             threads.push(thread.spawn(move || writer.run())?);
-            queues.push(queue);
         }
         // Joined last: it ends with the writers, which hold all that can ask it.
         threads.push(waker_thread);
-        Ok(Self { queues, stop: Mutex::new(Some(stop)), threads: Mutex::new(threads) })
+        Ok(Self { queues, threads: Mutex::new(threads) })
     }
 
     /// Queues a command with the writer of its conversation, or answers at once why not.
@@ -90,11 +88,17 @@ impl Writers {
         // The last bytes of a UUID are random in every version that is in use.
         let (_, low) = command.conversation_id().as_u64_pair();
         let index = usize::try_from(low % self.queues.len() as u64).unwrap_or(0);
-        match self.queues[index].try_send(Work { command, deadline }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(work)) => work.command.refuse(Failure::overloaded("write")),
-            Err(TrySendError::Disconnected(work)) => work.command.refuse(Failure::stopping()),
-        }
+        let conversation_id = *command.conversation_id();
+        let Err((refusal, work)) =
+            self.queues[index].push(conversation_id, Work { command, deadline })
+        else {
+            return;
+        };
+        work.command.refuse(match refusal {
+            Refusal::Full => Failure::overloaded("write"),
+            Refusal::ConversationFull => Failure::overloaded("conversation's write"),
+            Refusal::Stopped => Failure::stopping(),
+        });
     }
 
     /// Submits an append and waits for its outcome, for threads that may wait.
@@ -116,12 +120,12 @@ impl Writers {
 
     /// Requests that wait, over all writers.
     pub(crate) fn depth(&self) -> usize {
-        self.queues.iter().map(Sender::len).sum()
+        self.queues.iter().map(|queue| queue.len()).sum()
     }
 
-    /// Commits and answers what is queued; more that is submitted meanwhile may go unanswered.
+    /// Commits and answers what is queued; more that is submitted meanwhile is refused.
     pub(crate) fn stop(&self) {
-        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.queues.iter().for_each(|queue| queue.stop());
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -132,8 +136,7 @@ impl Writers {
 
 struct Writer {
     engine: Engine<Postgres>,
-    waiting: Receiver<Work>,
-    stopped: Receiver<()>,
+    waiting: Arc<Queue<Work>>,
     batch_max: usize,
     retry: Duration,
     metrics: crate::metrics::ChatdMetrics,
@@ -142,14 +145,10 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         loop {
-            let first = select_biased! {
-                recv(self.waiting) -> work => work.ok(),
-                recv(self.stopped) -> _ => None,
-            };
-            let Some(first) = first else { return };
-            let mut batch = Vec::with_capacity(self.batch_max.min(self.waiting.len() + 1));
-            batch.push(first);
-            batch.extend(self.waiting.try_iter().take(self.batch_max - 1));
+            let batch = self.waiting.take(self.batch_max);
+            if batch.is_empty() {
+                return;
+            }
             let start = Instant::now();
             let mut fresh = self.refuse_expired(batch, &Failure::expired());
             // Rows of one conversation side by side: they share pages of every index, and a page of
@@ -228,8 +227,7 @@ impl Writer {
     /// PostgreSQL is away for longer than a batch waits: neither it nor what waits behind it may
     /// be held until every deadline has passed.
     fn give_up(&mut self, batch: Vec<Work>) {
-        let waiting: Vec<_> = self.waiting.try_iter().take(self.waiting.len()).collect();
-        for work in batch.into_iter().chain(waiting) {
+        for work in batch.into_iter().chain(self.waiting.take_all()) {
             self.refuse(work, in_doubt());
         }
     }

@@ -10,4 +10,5 @@ mod rate;
 mod receipts;
 mod remembered;
 mod support;
+mod trouble;
 mod write;

@@ -212,7 +212,8 @@ fn connections_that_are_cut_lose_and_double_nothing() {
 #[test]
 fn a_queue_that_is_full_says_so() {
     let database = Database::new();
-    let settings = [("writers.count", "1"), ("writers.queue_max", "8"), ("writers.batch_max", "4")];
+    let settings =
+        [("writers.count", "1"), ("writers.queue_max", "16"), ("writers.batch_max", "4")];
     let chatd = Chatd::start_with(&database, &settings);
     let alice = Person::register(&chatd, "alice");
     let conversation_id = alice.create(&chatd, &[]);
@@ -238,7 +239,41 @@ fn a_queue_that_is_full_says_so() {
     assert!((20..=32).contains(&refused.len()), "{}", refused.len());
     assert!(refused.iter().all(|it| it.code == "overloaded" && it.retryable));
     assert!(refused.iter().all(|it| it.retry_after_ms > 0));
+    assert!(refused.iter().all(|it| it.message.contains("the conversation's write queue is full")));
     assert_eq!(assert_no_hole(&database, conversation_id), 41 - refused.len());
+}
+
+#[test]
+fn a_busy_conversation_neither_holds_up_the_others_nor_takes_their_room() {
+    let database = Database::new();
+    let settings =
+        [("writers.count", "1"), ("writers.queue_max", "4000"), ("writers.batch_max", "64")];
+    let chatd = Chatd::start_with(&database, &settings);
+    let alice = Person::register(&chatd, "alice");
+    let hot = alice.create(&chatd, &[]);
+    let cold: Vec<Uuid> = (0..20).map(|_| alice.create(&chatd, &[])).collect();
+    // Everything waits until all is submitted.
+    let mut owner = database.owner();
+    let mut transaction = owner.transaction().unwrap();
+    let lock = "SELECT FROM messaging.conversations WHERE conversation_id = $1 FOR UPDATE";
+    transaction.query(lock, &[&hot]).unwrap();
+    let busy: Vec<_> =
+        (0..3_000).map(|number| alice.submit(&chatd, hot, &number.to_string(), "hi")).collect();
+    let others: Vec<_> = cold.iter().map(|id| alice.submit(&chatd, *id, "k", "hi")).collect();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    transaction.commit().unwrap();
+    for receiver in &others {
+        let answer = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert!(matches!(answer, Response::Sent(_)), "{answer:?}");
+    }
+    let waiting = busy.iter().filter(|it| it.is_empty()).count();
+    assert!(waiting > 1_000, "the others waited until only {waiting} of the busy one were left");
+    let answers: Vec<_> =
+        busy.iter().map(|it| it.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
+    let sent = answers.iter().filter(|it| matches!(it, Response::Sent(_))).count();
+    // Half of the queue, and what the first batch may have held.
+    assert!((2_000..=2_064).contains(&sent), "{sent}");
+    assert_eq!(assert_no_hole(&database, hot), 1 + sent);
 }
 
 #[test]
