@@ -89,10 +89,7 @@ fn what_is_wrong_with_one_request_is_not_the_others_trouble() {
         match receiver.recv_timeout(PATIENCE).unwrap().unwrap() {
             Response::Sent(_) => assert_eq!(text(number), "hi"),
             Response::Error(Error { code, retryable, .. }) => {
-                assert_eq!(
-                    (text(number), code.as_str(), retryable),
-                    ("refused", "internal", true)
-                );
+                assert_eq!((text(number), code.as_str(), retryable), ("refused", "internal", true));
             }
             other => panic!("{other:?}"),
         }

@@ -7,9 +7,9 @@ use crate::close::Reason;
 use crate::limits::{CONTROL_FRAMES_MAX, FRAGMENTS_MAX, REFUSED_FRAMES_MAX};
 use crate::mail::AskKind;
 use proto::Uuid;
-use proto::client::Hello;
 use proto::client::client_frame::Frame as Up;
 use proto::client::server_frame::Frame as Down;
+use proto::client::{Hello, TokenRefresh};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -316,6 +316,40 @@ fn tokens_of_every_wrong_kind_are_refused() {
     let mut client = Client::connect(&gateway, true);
     client.send(1, Up::Hello(Hello { token: signed(&header, &claims), ..Hello::default() }));
     assert!(matches!(client.next(), (1, Down::Welcome(_))));
+    gateway.stop();
+}
+
+#[test]
+fn a_session_ends_with_its_token_and_lives_on_with_a_fresh_one() {
+    const LIFETIME_S: i64 = 2;
+    let gateway = Gateway::start(1, |_| {});
+    let connect = || {
+        let user = proto::id::new();
+        let mut client = Client::connect(&gateway, true);
+        let token = gateway.token(user, LIFETIME_S);
+        client.send(1, Up::Hello(Hello { token, ..Hello::default() }));
+        assert!(matches!(client.next(), (1, Down::Welcome(_))));
+        (user, client)
+    };
+    let started = Instant::now();
+    let (_, mut expiring) = connect();
+    let (user, mut refreshed) = connect();
+    let token = gateway.token(user, 600);
+    refreshed.send(2, Up::TokenRefresh(TokenRefresh { token }));
+    assert!(matches!(refreshed.next(), (2, Down::TokenAccepted(_))));
+    assert!(
+        matches!(expiring.next(), (0, Down::Error(error)) if error.code == "token_expired"),
+        "it is told why"
+    );
+    assert_eq!(expiring.close_code(), Some(4002));
+    // Expiry is told in whole seconds.
+    let elapsed_s = started.elapsed().as_secs_f64();
+    assert!((LIFETIME_S as f64 - 1.0..LIFETIME_S as f64 + 5.0).contains(&elapsed_s), "{elapsed_s}");
+    while started.elapsed() < Duration::from_secs(LIFETIME_S as u64 + 2) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    gateway.deliver(user, event(Uuid::from_u128(7), 1));
+    assert_eq!(refreshed.next_sequence_number(), 1);
     gateway.stop();
 }
 
