@@ -3,4 +3,5 @@
 
 mod failpoints;
 mod leases;
+mod letters;
 mod storm;
