@@ -1,7 +1,8 @@
 //! Seeded mutation of the committed inputs in `gateway/fuzz/`, one folder a target.
 //!
-//! A failure names its target and seed. `REALCHAT_FUZZ_SEED=N` runs that seed alone,
-//! `REALCHAT_FUZZ_SECONDS=N` goes on with fresh seeds for so long.
+//! A failure names its target and seed. `REALCHAT_FUZZ_SEED=N` runs that seed alone. `REALCHAT_FUZZ_SECONDS=N`
+//! goes on for so long: with the seeds that follow, so that a change is judged by the same inputs as the one
+//! before it, or with others from `REALCHAT_FUZZ_FROM=N` on.
 
 #![allow(clippy::disallowed_methods, reason = "the tests' own clock")]
 
@@ -46,10 +47,8 @@ pub(crate) fn fuzz(target: &str, try_one: impl Fn(&[u8], &mut Rng)) {
     (0..RUNS).for_each(run);
     if let Some(seconds) = number("REALCHAT_FUZZ_SECONDS") {
         let until = Instant::now() + Duration::from_secs(seconds);
-        let mut seeds = Rng::new();
-        while Instant::now() < until {
-            run(seeds.u64(..));
-        }
+        let from = number("REALCHAT_FUZZ_FROM").unwrap_or(RUNS);
+        (from..).take_while(|_| Instant::now() < until).for_each(run);
     }
 }
 

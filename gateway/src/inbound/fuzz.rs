@@ -145,7 +145,11 @@ fn heads_are_read_or_refused_and_an_upgrade_that_we_grant_anybody_would() {
         let plain = upgrades.is_some_and(|it| it.eq_ignore_ascii_case("websocket"));
         let connection = http::only(head.headers, "connection").unwrap_or_default();
         let mut tokens = connection.split([' ', ',']);
-        if !plain || !tokens.any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        // Nor does it read a value that is not ASCII.
+        if !plain
+            || !connection.is_ascii()
+            || !tokens.any(|token| token.eq_ignore_ascii_case("upgrade"))
+        {
             return;
         }
         let accepted = tungstenite::accept(Wire(&input[..head.bytes]));
