@@ -25,6 +25,8 @@ pub(crate) const RECEIPT_SUMMARY_LOOK_MS: u64 = 250;
 pub(crate) const RECEIPT_SUMMARIES_TOLD_MAX: i64 = 256;
 /// A client that was refused because a queue is full may try again after this many milliseconds.
 pub(crate) const RETRY_AFTER_MS: u32 = 200;
+/// The part of a writer's queue that one conversation may take: the rest is for the others.
+pub(crate) const CONVERSATION_QUEUE_PERCENT: usize = 50;
 /// First and longest pause between attempts to commit a batch, in milliseconds.
 pub(crate) const COMMIT_BACKOFF_MS_MIN: u64 = 5;
 pub(crate) const COMMIT_BACKOFF_MS_MAX: u64 = 250;
@@ -35,8 +37,6 @@ pub(crate) const UNIQUE_ATTEMPTS_MAX: u32 = 3;
 /// Batches whose keys are all looked up after one of them was found in use; until then only the
 /// unique index looks, see `write::engine`.
 pub(crate) const WARY_BATCHES: u32 = 64;
-/// The part of a writer's queue that one conversation may take: the rest is for the others.
-pub(crate) const CONVERSATION_QUEUE_PERCENT: usize = 50;
 /// Batches whose conversations are all locked first after one of them was not as it was remembered.
 pub(crate) const CAUTIOUS_BATCHES: u32 = 16;
 /// Conversations that a writer remembers, in two generations of half of it: about 15 MiB.

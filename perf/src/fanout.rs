@@ -91,10 +91,7 @@ pub(crate) fn run(options: &FanoutOptions) -> Outcome {
     }
     progress!("perf: opening {connections} sessions at the gateway and as many at the floor");
     let mut benches = [
-        Bench::start("gateway", sizes, {
-            let stack = Arc::clone(&stack);
-            move |ids| gateway_side(&stack, sizes, ids)
-        })?,
+        gateway_bench(&stack, sizes)?,
         Bench::start("floor", sizes, move |ids| floor_side(sizes, ids))?,
     ];
     // Both sides once, unmeasured: buffers, topics and caches come to life.
@@ -156,7 +153,12 @@ impl Rounds {
 }
 
 /// The gateways, with sessions and events for them.
-pub(crate) fn gateway_side(
+pub(crate) fn gateway_bench(stack: &Arc<Stack>, sizes: (usize, usize)) -> Outcome<Bench> {
+    let stack = Arc::clone(stack);
+    Bench::start("gateway", sizes, move |ids| gateway_side(&stack, sizes, ids))
+}
+
+fn gateway_side(
     stack: &Stack,
     (connections, conversations): (usize, usize),
     ids: &[Uuid],

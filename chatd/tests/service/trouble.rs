@@ -3,9 +3,26 @@
 
 use crate::support::{Chatd, Database, PATIENCE, Person, wait_for};
 use crate::write::assert_no_hole;
+use proto::Uuid;
 use proto::client::{Error, Sent};
 use proto::link::response::Response;
 use serde_json::json;
+
+struct Stage {
+    database: Database,
+    chatd: Chatd,
+    alice: Person,
+    conversation_id: Uuid,
+}
+
+/// Alice has a conversation, at a chatd that tries a batch again for so long.
+fn stage(retry_ms: &str) -> Stage {
+    let database = Database::new();
+    let chatd = Chatd::start_with(&database, &[("writers.retry_ms", retry_ms)]);
+    let alice = Person::register(&chatd, "alice");
+    let conversation_id = alice.create(&chatd, &[]);
+    Stage { database, chatd, alice, conversation_id }
+}
 
 /// The first `count` inserts of events end with this SQLSTATE.
 fn plant(database: &Database, sqlstate: &str, count: i64) {
@@ -38,10 +55,7 @@ const PASSING: [&str; 13] = [
 
 #[test]
 fn what_may_pass_is_tried_again_and_done_once() {
-    let database = Database::new();
-    let chatd = Chatd::start_with(&database, &[("writers.retry_ms", "20000")]);
-    let alice = Person::register(&chatd, "alice");
-    let conversation_id = alice.create(&chatd, &[]);
+    let Stage { database, chatd, alice, conversation_id } = stage("20000");
     for (number, sqlstate) in PASSING.iter().enumerate() {
         plant(&database, sqlstate, 3);
         let pending: Vec<_> = (0..10)
@@ -57,10 +71,7 @@ fn what_may_pass_is_tried_again_and_done_once() {
 
 #[test]
 fn what_does_not_pass_is_refused_for_now_and_its_key_is_good_afterwards() {
-    let database = Database::new();
-    let chatd = Chatd::start_with(&database, &[("writers.retry_ms", "200")]);
-    let alice = Person::register(&chatd, "alice");
-    let conversation_id = alice.create(&chatd, &[]);
+    let Stage { database, chatd, alice, conversation_id } = stage("200");
     for (number, sqlstate) in PASSING.iter().enumerate() {
         plant(&database, sqlstate, i64::MAX);
         let error = alice.send(&chatd, conversation_id, sqlstate, "hi").unwrap_err();
@@ -75,10 +86,7 @@ fn what_does_not_pass_is_refused_for_now_and_its_key_is_good_afterwards() {
 
 #[test]
 fn what_is_wrong_with_one_request_is_not_the_others_trouble() {
-    let database = Database::new();
-    let chatd = Chatd::start(&database);
-    let alice = Person::register(&chatd, "alice");
-    let conversation_id = alice.create(&chatd, &[]);
+    let Stage { database, chatd, alice, conversation_id } = stage("2000");
     let check = "ALTER TABLE messaging.events ADD CONSTRAINT trouble CHECK (text <> 'refused')";
     database.superuser().batch_execute(check).unwrap();
     let text = |number: usize| if number % 20 == 7 { "refused" } else { "hi" };
@@ -99,10 +107,7 @@ fn what_is_wrong_with_one_request_is_not_the_others_trouble() {
 
 #[test]
 fn a_database_that_becomes_read_only_refuses_for_now_and_goes_on_afterwards() {
-    let database = Database::new();
-    let chatd = Chatd::start_with(&database, &[("writers.retry_ms", "300")]);
-    let alice = Person::register(&chatd, "alice");
-    let conversation_id = alice.create(&chatd, &[]);
+    let Stage { database, chatd, alice, conversation_id } = stage("300");
     let mut superuser = database.superuser();
     let read_only = |superuser: &mut postgres::Client, value: &str| {
         let set = format!(
@@ -112,9 +117,7 @@ fn a_database_that_becomes_read_only_refuses_for_now_and_goes_on_afterwards() {
         superuser.batch_execute("SET default_transaction_read_only = off").unwrap();
         superuser.batch_execute(&set).unwrap();
         // As after a switch to a standby: everybody connects anew.
-        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                   WHERE usename = 'realchat' AND datname = current_database()";
-        superuser.query(cut, &[]).unwrap();
+        database.cut_connections();
     };
     read_only(&mut superuser, "on");
     let error = alice.send(&chatd, conversation_id, "k", "hi").unwrap_err();

@@ -189,15 +189,12 @@ fn connections_that_are_cut_lose_and_double_nothing() {
     let chatd = Chatd::start_with(&database, &[("writers.retry_ms", "20000")]);
     let alice = Person::register(&chatd, "alice");
     let conversation_id = alice.create(&chatd, &[]);
-    let mut superuser = database.superuser();
-    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-               WHERE usename = 'realchat' AND datname = current_database()";
     let mut acked = Vec::new();
     for round in 0..30 {
         let pending: Vec<_> = (0..40)
             .map(|number| alice.submit(&chatd, conversation_id, &format!("{round}-{number}"), "hi"))
             .collect();
-        superuser.query(cut, &[]).unwrap();
+        database.cut_connections();
         for receiver in pending {
             match receiver.recv_timeout(PATIENCE).unwrap().unwrap() {
                 Response::Sent(sent) => acked.push((sent.sequence_number, sent.message_id)),
@@ -217,16 +214,9 @@ fn a_queue_that_is_full_says_so() {
     let chatd = Chatd::start_with(&database, &settings);
     let alice = Person::register(&chatd, "alice");
     let conversation_id = alice.create(&chatd, &[]);
+    let submit = |number: usize| alice.submit(&chatd, conversation_id, &number.to_string(), "hi");
     // While another transaction holds the conversation, its writer waits.
-    let mut owner = database.owner();
-    let mut transaction = owner.transaction().unwrap();
-    let lock = "SELECT FROM messaging.conversations WHERE conversation_id = $1 FOR UPDATE";
-    transaction.query(lock, &[&conversation_id]).unwrap();
-    let pending: Vec<_> = (0..40)
-        .map(|number| alice.submit(&chatd, conversation_id, &number.to_string(), "hi"))
-        .collect();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    transaction.commit().unwrap();
+    let pending: Vec<_> = database.hold(conversation_id, || (0..40).map(submit).collect());
     let answers: Vec<_> =
         pending.iter().map(|it| it.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
     let refused: Vec<_> = answers
@@ -253,15 +243,12 @@ fn a_busy_conversation_neither_holds_up_the_others_nor_takes_their_room() {
     let hot = alice.create(&chatd, &[]);
     let cold: Vec<Uuid> = (0..20).map(|_| alice.create(&chatd, &[])).collect();
     // Everything waits until all is submitted.
-    let mut owner = database.owner();
-    let mut transaction = owner.transaction().unwrap();
-    let lock = "SELECT FROM messaging.conversations WHERE conversation_id = $1 FOR UPDATE";
-    transaction.query(lock, &[&hot]).unwrap();
-    let busy: Vec<_> =
-        (0..3_000).map(|number| alice.submit(&chatd, hot, &number.to_string(), "hi")).collect();
-    let others: Vec<_> = cold.iter().map(|id| alice.submit(&chatd, *id, "k", "hi")).collect();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    transaction.commit().unwrap();
+    let submit = |number: usize| alice.submit(&chatd, hot, &number.to_string(), "hi");
+    let (busy, others) = database.hold(hot, || {
+        let busy: Vec<_> = (0..3_000).map(submit).collect();
+        let others = cold.iter().map(|id| alice.submit(&chatd, *id, "k", "hi"));
+        (busy, others.collect::<Vec<_>>())
+    });
     for receiver in &others {
         let answer = receiver.recv_timeout(PATIENCE).unwrap().unwrap();
         assert!(matches!(answer, Response::Sent(_)), "{answer:?}");

@@ -281,17 +281,8 @@ pub(crate) struct Iter<'a> {
 impl Iter<'_> {
     /// Where the first payload is that `is_wanted`.
     fn place(mut self, is_wanted: impl Fn(Handle) -> bool) -> Option<(SegmentId, usize)> {
-        loop {
-            let place = (self.segment, self.offset);
-            if is_wanted(self.next()?) {
-                let (segment, offset) = place;
-                // Where a segment ends, the next one's beginning was meant.
-                return Some(match offset {
-                    SEGMENT_ENTRIES => (self.segments.next(segment), 0),
-                    _ => (segment, offset),
-                });
-            }
-        }
+        while !is_wanted(self.next()?) {}
+        Some((self.segment, self.offset - 1))
     }
 }
 

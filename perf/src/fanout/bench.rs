@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Who writes, whose CPU counts.
-pub(crate) struct Side {
+pub(super) struct Side {
     pub(super) specs: Vec<Spec>,
     pub(super) source: Source,
     pub(super) pids: Vec<i32>,
@@ -65,7 +65,7 @@ struct Worker {
 impl Bench {
     /// Opens the sessions, on a thread of their own; returns once they are open. `make` is given the
     /// conversations' ids.
-    pub(crate) fn start(
+    pub(super) fn start(
         name: &str,
         (sessions, conversations): (usize, usize),
         make: impl FnOnce(&[Uuid]) -> Outcome<Side> + Send + 'static,

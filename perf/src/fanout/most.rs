@@ -1,7 +1,7 @@
 //! `perf fanout --find-most`: a rate that rises until events are late or missing.
 
-use super::bench::{Bench, Measured};
-use super::gateway_side;
+use super::bench::Measured;
+use super::gateway_bench;
 use crate::failure::{Failure, Outcome};
 use crate::limits::{MOST_P99_MS_MAX, MOST_STEP_PERCENT, WARM_UP_MS};
 use crate::options::FanoutOptions;
@@ -42,10 +42,7 @@ struct Step {
 
 pub(super) fn run(options: &FanoutOptions, stack: &Arc<Stack>, sizes: (usize, usize)) -> Outcome {
     progress!("perf: opening {} sessions", sizes.0);
-    let mut bench = Bench::start("gateway", sizes, {
-        let stack = Arc::clone(stack);
-        move |ids| gateway_side(&stack, sizes, ids)
-    })?;
+    let mut bench = gateway_bench(stack, sizes)?;
     let step_us = options.seconds * 1_000_000 / options.rounds;
     let members = options.connections / options.conversations;
     let mut rate = options.rate;

@@ -2,7 +2,7 @@
 
 use crate::failure::Outcome;
 use crate::fanout::bench::Bench;
-use crate::fanout::gateway_side;
+use crate::fanout::gateway_bench;
 use crate::latency::Latencies;
 use crate::limits::{
     HOSTILE_LOOK_MS, HOSTILE_LOOKS_ALONE, HOSTILE_NEIGHBOURS, HOSTILE_RECORDS_PER_S,
@@ -27,9 +27,7 @@ pub(super) struct Seen {
 impl Neighbours {
     pub(super) fn open(stack: &Arc<Stack>) -> Outcome<Self> {
         let sizes = (HOSTILE_NEIGHBOURS, HOSTILE_NEIGHBOURS / MEMBERS);
-        let stack = Arc::clone(stack);
-        let mut bench =
-            Bench::start("neighbours", sizes, move |ids| gateway_side(&stack, sizes, ids))?;
+        let mut bench = gateway_bench(stack, sizes)?;
         bench.round(HOSTILE_RECORDS_PER_S, HOSTILE_LOOK_MS * 1_000)?;
         let seen = Seen { alone: Latencies::new(), beside: Latencies::new(), lost: 0 };
         Ok(Self { bench, seen })

@@ -2,14 +2,19 @@
 
 use super::wait_for;
 use postgres::{Client, NoTls};
+use proto::Uuid;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The role that owns a test's database: as in operation, no superuser.
 const OWNER: &str = "realchat";
+
+/// Longer than chatd needs to take in what was submitted.
+const HELD: Duration = Duration::from_millis(300);
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start(&["fsync=on"]));
 static DATABASES: AtomicU32 = AtomicU32::new(0);
@@ -124,6 +129,25 @@ impl Database {
 
     pub(crate) fn owner(&self) -> Client {
         Client::connect(&self.url(), NoTls).unwrap()
+    }
+
+    /// Ends all that is connected as the owner.
+    pub(crate) fn cut_connections(&self) {
+        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE usename = 'realchat' AND datname = current_database()";
+        self.superuser().query(cut, &[]).unwrap();
+    }
+
+    /// Nothing is written to the conversation until `submit` is through and a while has passed.
+    pub(crate) fn hold<T>(&self, conversation_id: Uuid, submit: impl FnOnce() -> T) -> T {
+        let mut owner = self.owner();
+        let mut transaction = owner.transaction().unwrap();
+        let lock = "SELECT FROM messaging.conversations WHERE conversation_id = $1 FOR UPDATE";
+        transaction.query(lock, &[&conversation_id]).unwrap();
+        let submitted = submit();
+        std::thread::sleep(HELD);
+        transaction.commit().unwrap();
+        submitted
     }
 
     pub(crate) fn superuser(&self) -> Client {

@@ -30,7 +30,7 @@ const _: () = assert!(size_of::<Segment>() == SEGMENT_BYTES);
 
 /// The most bytes of segments that a ring of so many entries takes: the first and the last may each be
 /// used in part.
-pub(crate) const fn ring_bytes(entries: usize) -> usize {
+pub(super) const fn ring_bytes(entries: usize) -> usize {
     (entries + SEGMENT_ENTRIES - 1).div_ceil(SEGMENT_ENTRIES) * SEGMENT_BYTES
 }
 
