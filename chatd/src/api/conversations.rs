@@ -145,7 +145,8 @@ pub(super) fn add_members(
     // Who is not a member learns nothing, not even which names exist.
     read::membership(databases.messaging()?, call.id(0)?, call.identity()?.user_id)?;
     let user_ids = members_asked(databases, &asked.names, asked.user_ids)?;
-    append(app, call, Change::Add { user_ids }, asked.idempotency_key.as_deref())
+    let key = asked.idempotency_key.as_deref().filter(|it| !it.is_empty());
+    append(app, call, Change::Add { user_ids, is_keyed: key.is_some() }, key)
 }
 
 pub(super) fn remove_member(

@@ -38,7 +38,7 @@ fn hash_of<H: Digest>(change: &Change) -> blake2::digest::Output<H> {
             hasher.update(b"title\0");
             hasher.update(title);
         }
-        Change::Add { user_ids } => {
+        Change::Add { user_ids, .. } => {
             hasher.update(b"add\0");
             update_with_ids(&mut hasher, user_ids);
         }
@@ -72,7 +72,7 @@ mod tests {
             message("a"),
             message("b"),
             Change::Title { title: "a".into() },
-            Change::Add { user_ids: vec![user_id] },
+            Change::Add { user_ids: vec![user_id], is_keyed: true },
             Change::Remove { user_id },
         ];
         let hashes: std::collections::HashSet<_> = changes.iter().map(body_hash).collect();

@@ -36,6 +36,8 @@ pub enum Change {
     },
     Add {
         user_ids: Vec<Uuid>,
+        /// The client chose the request's key, which keeps its answer even where all are members already.
+        is_keyed: bool,
     },
     Remove {
         user_id: Uuid,
@@ -97,10 +99,12 @@ impl Change {
                 check_title(&title)?;
                 Ok(Self::Title { title })
             }
-            Self::Add { user_ids } if user_ids.is_empty() => {
+            Self::Add { user_ids, .. } if user_ids.is_empty() => {
                 Err(Failure::invalid("no user is named; name 1 or more in names or user_ids"))
             }
-            Self::Add { user_ids } => Ok(Self::Add { user_ids: distinct(user_ids)? }),
+            Self::Add { user_ids, is_keyed } => {
+                Ok(Self::Add { user_ids: distinct(user_ids)?, is_keyed })
+            }
             Self::Remove { user_id } => Ok(Self::Remove { user_id }),
         }
     }
@@ -219,7 +223,8 @@ mod tests {
         assert!(append("k", message(&long[1..])).is_ok());
         let title = "t".repeat(TITLE_BYTES_MAX + 1);
         assert_eq!(code(append("k", Change::Title { title })), ErrorCode::InvalidArgument);
-        assert_eq!(code(append("k", Change::Add { user_ids: vec![] })), ErrorCode::InvalidArgument);
+        let add = Change::Add { user_ids: vec![], is_keyed: true };
+        assert_eq!(code(append("k", add)), ErrorCode::InvalidArgument);
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl<'a> Planner<'a, '_> {
         match &append.change {
             Change::Message { text } => Ok(self.message(append, locked, text)),
             Change::Title { title } => Ok(self.title(append, locked, title)),
-            Change::Add { user_ids } => self.add(append, locked, user_ids),
+            Change::Add { user_ids, is_keyed } => self.add(append, locked, user_ids, *is_keyed),
             Change::Remove { user_id } => self.remove(append, locked, user_id),
             Change::Create { .. } => Err(Failure::invalid("the conversation exists")),
         }
@@ -249,10 +249,11 @@ impl<'a> Planner<'a, '_> {
         append: &'a Append,
         mut locked: Locked,
         user_ids: &[Uuid],
+        is_keyed: bool,
     ) -> Result<Appended, Failure> {
         let added: Vec<Uuid> =
             user_ids.iter().filter(|id| !locked.audience.contains(id)).copied().collect();
-        if added.is_empty() {
+        if added.is_empty() && !is_keyed {
             return Ok(nothing_to_do(&locked));
         }
         let members = locked.audience.len() + added.len();
@@ -264,8 +265,11 @@ impl<'a> Planner<'a, '_> {
         for user_id in &added {
             self.join(append.conversation_id, *user_id, locked.last_sequence_number + 1);
         }
-        locked.audience = Arc::new(locked.audience.with(&added));
-        locked.membership_version += 1;
+        // Where all are members already, the event is there to keep the request's key.
+        if !added.is_empty() {
+            locked.audience = Arc::new(locked.audience.with(&added));
+            locked.membership_version += 1;
+        }
         let change = MembershipChanged {
             added_user_ids: added.iter().map(|id| id.as_bytes().to_vec()).collect(),
             ..Default::default()

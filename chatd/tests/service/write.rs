@@ -124,6 +124,27 @@ fn a_key_keeps_its_answer_among_many_and_after_its_sender_left() {
 }
 
 #[test]
+fn adding_who_is_there_already_keeps_its_answer_when_they_have_gone() {
+    let database = Database::new();
+    let (one, two) = (Chatd::start(&database), Chatd::start(&database));
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| Person::register(&one, name));
+    let conversation_id = alice.create(&one, &[&bob]);
+    let members = format!("/v1/conversations/{conversation_id}/members");
+    let add = |who: &Person| json!({ "user_ids": [who.user_id], "idempotency_key": "add" });
+    let first = alice.done(&one, "POST", &members, add(&bob));
+    let gone = format!("{members}/{}", bob.user_id);
+    alice.done(&one, "DELETE", &gone, json!({ "idempotency_key": "remove" }));
+    for chatd in [&one, &two] {
+        let again = alice.done(chatd, "POST", &members, add(&bob));
+        assert_eq!(again["sequence_number"], first["sequence_number"]);
+        let (status, body) = alice.call(chatd, "POST", &members, add(&carol));
+        assert_eq!((status, &body["code"]), (409, &"idempotency_key_conflict".into()));
+    }
+    assert_eq!(bob.send(&two, conversation_id, "k", "hi").unwrap_err().code, "not_a_member");
+    assert_eq!(assert_no_hole(&database, conversation_id), 3);
+}
+
+#[test]
 fn one_creation_key_is_one_conversation() {
     let database = Database::new();
     let (one, two) = (Chatd::start(&database), Chatd::start(&database));
