@@ -8,11 +8,11 @@ BESIDE_ADMIN_URL=''
 
 # Starts it and waits until it is ready. LISTEN: the address, where it is not loopback.
 start_beside() { # NAME=VALUE...
-  local base=${REALCHAT_URL##*:}
-  BESIDE_URL=http://127.0.0.1:$((base + 9))
-  BESIDE_ADMIN_URL=http://127.0.0.1:$((base + 19))
-  env REALCHAT_GATEWAY_INSTANCE=beside "REALCHAT_GATEWAY_LISTEN=${LISTEN:-127.0.0.1}:$((base + 9))" \
-    "REALCHAT_GATEWAY_ADMIN_LISTEN=127.0.0.1:$((base + 19))" REALCHAT_GATEWAY_TLS_LISTEN= "$@" \
+  local first_port=${REALCHAT_URL##*:}
+  BESIDE_URL=http://127.0.0.1:$((first_port + 9))
+  BESIDE_ADMIN_URL=http://127.0.0.1:$((first_port + 19))
+  env REALCHAT_GATEWAY_INSTANCE=beside "REALCHAT_GATEWAY_LISTEN=${LISTEN:-127.0.0.1}:$((first_port + 9))" \
+    "REALCHAT_GATEWAY_ADMIN_LISTEN=127.0.0.1:$((first_port + 19))" REALCHAT_GATEWAY_TLS_LISTEN= "$@" \
     "$BINARIES/gateway" --config "$REALCHAT_DIR/config/gateway-1.toml" \
     >"$REALCHAT_DIR/logs/beside.log" 2>&1 </dev/null &
   BESIDE_PID=$!
