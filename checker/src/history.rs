@@ -77,6 +77,12 @@ pub enum Operation {
         conversation: String,
         from: u64,
     },
+    /// Whether the user was online at the end, and what somebody who watched was told last.
+    Presence {
+        user: String,
+        online: bool,
+        told: Option<bool>,
+    },
     /// The session was open and at rest at the end: it must have seen everything.
     Settled {
         session: String,
@@ -150,6 +156,7 @@ impl Operation {
             | Self::KafkaFrom { conversation, .. }
             | Self::Kafka { conversation, .. } => Some(conversation),
             Self::Settled { .. }
+            | Self::Presence { .. }
             | Self::Connect { .. }
             | Self::Close { .. }
             | Self::Fault { .. } => None,

@@ -87,6 +87,13 @@ impl Judge {
             Operation::Member { session, conversation, from } => {
                 self.sessions.start(session, conversation, *from, database, verdict);
             }
+            Operation::Presence { user, online, told } if *told != Some(*online) => {
+                let word = |online| if online { "online" } else { "offline" };
+                verdict.violate(Violation::WrongPresence, || {
+                    let told = told.map_or("nothing", word);
+                    format!("{user} is {}, and who watches was told {told}", word(*online))
+                });
+            }
             Operation::Settled { session } => self.settled.push(session.clone()),
             Operation::FinalEnd { client, conversation } => {
                 self.ended.push((client.clone(), conversation.clone()));
@@ -101,6 +108,7 @@ impl Judge {
                 self.kafka.entry(conversation).or_default().push(logged);
             }
             Operation::Connect { .. }
+            | Operation::Presence { .. }
             | Operation::Close { .. }
             | Operation::Sync { .. }
             | Operation::Fault { .. } => {}

@@ -22,6 +22,8 @@ pub enum Violation {
     VisibleDuplicate,
     /// One idempotency key, two messages.
     Conflict,
+    /// Somebody who watches a user was not told the truth, long after all faults were over.
+    WrongPresence,
     /// The history contradicts itself: its writer is at fault, and nothing else can be believed.
     BrokenHistory,
 }
@@ -40,6 +42,7 @@ pub struct Verdict {
     pub gaps: u64,
     pub visible_duplicates: u64,
     pub conflicts: u64,
+    pub wrong_presence: u64,
     pub broken_history: u64,
     /// Frames that repeated an event on one device's wire: allowed, counted.
     pub wire_duplicates: u64,
@@ -68,6 +71,7 @@ impl Verdict {
         self.gaps = self.count(Violation::Gap);
         self.visible_duplicates = self.count(Violation::VisibleDuplicate);
         self.conflicts = self.count(Violation::Conflict);
+        self.wrong_presence = self.count(Violation::WrongPresence);
         self.broken_history = self.count(Violation::BrokenHistory);
         self.ok = self.counts.is_empty();
         self

@@ -65,9 +65,12 @@ pub const ASYNCHRONOUS_COMMIT: &str = "asynchronous-commit";
 /// The relay deletes rows before the broker has acknowledged them.
 pub const MARK_BEFORE_ACKNOWLEDGEMENT: &str = "mark-before-acknowledgement";
 
+/// The relay takes the word of a partition's leader, which no other broker may have heard of (`acks=1`).
+pub const ACKNOWLEDGED_BY_ONE: &str = "acknowledged-by-one";
+
 /// Every defect that can be planted.
-pub const PLANTED: [&str; 3] =
-    [COMMIT_BEFORE_ENQUEUE, ASYNCHRONOUS_COMMIT, MARK_BEFORE_ACKNOWLEDGEMENT];
+pub const PLANTED: [&str; 4] =
+    [COMMIT_BEFORE_ENQUEUE, ASYNCHRONOUS_COMMIT, MARK_BEFORE_ACKNOWLEDGEMENT, ACKNOWLEDGED_BY_ONE];
 
 /// The failpoint of this name was told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,7 @@
 //! after healing: fresh clients' full syncs, dumps of PostgreSQL and Kafka +
 //! ```
 
+mod attendance;
 mod canary;
 mod dumps;
 mod failpoints;
@@ -35,6 +36,8 @@ use trial::{Ended, Plan, Sizes};
 
 /// Wait for all clients to have seen everything after the last fault.
 const SETTLE_US: u64 = 90_000_000;
+/// Brokers of a Kafka that goes on without one of them.
+const CLUSTER: u64 = 3;
 /// Faults that come together, at most.
 const AT_ONCE_MAX: u64 = 3;
 
@@ -52,6 +55,7 @@ struct Report {
     recovery_p50_s: BTreeMap<String, f64>,
     faults: BTreeMap<String, u64>,
     conflicts: u64,
+    wrong_presence: u64,
     broken_history: u64,
     sent: u64,
     unanswered: u64,
@@ -69,6 +73,8 @@ struct Wanted {
     sizes: Sizes,
     at_once: usize,
     faults: Vec<Fault>,
+    /// Of a stack that is brought up.
+    brokers: u64,
 }
 
 pub(crate) fn run(options: &ChaosOptions) -> Outcome {
@@ -77,7 +83,8 @@ pub(crate) fn run(options: &ChaosOptions) -> Outcome {
         return planted::run(options, wanted, bug);
     }
     let folder = history_folder(options.history.as_deref())?;
-    let stack = Stack::prepared(&options.common, 2, |dir| prepare(dir, &wanted.faults))?;
+    let stack =
+        Stack::prepared(&options.common, 2, wanted.brokers, |dir| prepare(dir, &wanted.faults))?;
     let arena = Arena::open(&stack, &wanted.faults)?;
     let faults = possible(&arena, wanted.faults, options.faults.is_empty())?;
     let start_us = clock::now_us();
@@ -120,7 +127,25 @@ fn wanted(options: &ChaosOptions) -> Outcome<Wanted> {
         messages: within("--messages", options.messages, 1..=100_000_000)?,
     };
     let at_once = count(within("--at-once", options.at_once, 1..=AT_ONCE_MAX)?);
-    Ok(Wanted { sizes, at_once, faults: faults::parse(&options.faults)? })
+    Ok(Wanted {
+        sizes,
+        at_once,
+        faults: faults::parse(&options.faults)?,
+        brokers: brokers(options)?,
+    })
+}
+
+fn brokers(options: &ChaosOptions) -> Outcome<u64> {
+    match (options.brokers, &options.common.dir) {
+        (Some(brokers), Some(_)) => Err(Failure::Usage(format!(
+            "--brokers {brokers} is for a stack that is brought up, but --dir names one"
+        ))),
+        (Some(brokers @ (1 | CLUSTER)), None) => Ok(brokers),
+        (Some(brokers), None) => {
+            Err(Failure::Usage(format!("--brokers is {brokers}, but 1 or {CLUSTER} is required")))
+        }
+        (None, _) => Ok(1),
+    }
 }
 
 /// What some faults need of a stack that is about to be brought up, as far as this machine has it.
@@ -196,6 +221,7 @@ impl Report {
             recovery_p50_s: at(0.5),
             faults: tally.counts.clone(),
             conflicts: verdict.conflicts,
+            wrong_presence: verdict.wrong_presence,
             broken_history: verdict.broken_history,
             sent: ended.sent,
             unanswered: ended.unanswered,

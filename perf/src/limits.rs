@@ -55,6 +55,9 @@ pub(crate) const HOSTILE_LOOK_MS: u64 = 2_000;
 pub(crate) const HOSTILE_LOOKS_ALONE: usize = 4;
 /// Wait for the probe message after a fault or an attack, however slow the machine is.
 pub(crate) const PROBE_MS_MAX: u64 = 180_000;
+/// When whoever watches must have been told the truth of everybody: what is known of a session that ended
+/// without a word expires after 60 s.
+pub(crate) const PRESENCE_MS_MAX: u64 = 65_000;
 
 /// Wait for the relay to publish what one side of `perf write` committed, in seconds.
 pub(crate) const DRAIN_S_MAX: u64 = 60;

@@ -261,6 +261,9 @@ pub(crate) struct ChaosOptions {
     /// Messages a second, over all clients
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub(crate) rate: u64,
+    /// Kafka brokers of a stack that is brought up: 1 or 3 [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) brokers: Option<u64>,
     /// Keep the histories in this folder, which must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,

@@ -54,9 +54,10 @@ impl Stack {
     pub(crate) fn prepared(
         common: &Common,
         gateways: u64,
+        brokers: u64,
         prepare: impl FnOnce(&Path) -> Outcome<Environment>,
     ) -> Outcome<Self> {
-        Self::find_or_make(common, gateways, &[], prepare)
+        Self::find_or_make(common, gateways, &["--brokers", &brokers.to_string()], prepare)
     }
 
     fn find_or_make(

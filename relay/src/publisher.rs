@@ -14,6 +14,7 @@
 use crate::config::Settings;
 use crate::limits::{BROKER_PROBE_MS_MAX, MESSAGE_PERCENT, PURGE_MS_MAX, REPORTS_POLL_MS};
 use crate::wave::{KeyOf, Outcome, Record};
+use daemon::failpoint::{ACKNOWLEDGED_BY_ONE, is_planted};
 use proto::topics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -68,6 +69,11 @@ fn producer_config(settings: &Settings, record_bytes_max: usize) -> ClientConfig
         .set("retry.backoff.ms", "20")
         // The partition that Kafka's own clients choose for the key.
         .set("partitioner", "murmur2_random");
+    if is_planted(ACKNOWLEDGED_BY_ONE) {
+        // An idempotent producer waits for all.
+        config.remove("enable.gapless.guarantee");
+        config.set("enable.idempotence", "false").set("acks", "1");
+    }
     config
 }
 

@@ -34,6 +34,7 @@ relay_config() { # DIR
   printf '[postgres]\nurl = %s\n' "$(toml_string "$(database_url "$1")")"
   printf '[redis]\nurl = %s\n' "$(toml_string "$(redis_url_in_use "$1")")"
   printf '[kafka]\nbrokers = %s\n' "$(toml_list "$(kafka_brokers)")"
+  if [[ -z $KAFKA_BROKERS ]]; then printf 'replication = %s\n' "$BROKERS"; fi
 }
 
 presenced_config() { # DIR

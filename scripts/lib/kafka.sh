@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# One Kafka node, broker and controller, in DIR/kafka.
+# Kafka: one node, or three that each hold everything, each a broker and a controller. A node's folder is
+# DIR/NAME, its name kafka, kafka-2 or kafka-3.
 
 KAFKA_VERSION=4.3.1
 JAVA_VERSION_MIN=17
@@ -56,7 +57,7 @@ kafka_download() {
 kafka_archive() {
   local work java status=0
   work=$(mktemp -d) || return 1
-  PORT_BASE=$(free_port_base) kafka_settings >"$work/server.properties"
+  PORT_BASE=$(free_port_base) BROKERS=1 kafka_settings kafka >"$work/server.properties"
   (cd -- "$work" && kafka_format server.properties) >/dev/null 2>&1 || status=1
   if ((status == 0)); then
     (cd -- "$work" && exec java "${KAFKA_JVM[@]}" "-XX:ArchiveClassesAtExit=$work/kafka.jsa" \
@@ -76,36 +77,51 @@ kafka_java_version() {
   java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1
 }
 
-kafka_settings() {
-  local broker controller
-  read -r broker controller < <(part_ports kafka)
-  sed -e "s/@BROKER_PORT@/$broker/g" -e "s/@CONTROLLER_PORT@/$controller/g" \
-    "$SCRIPTS/kafka/server.properties"
+kafka_node() { # NAME
+  if [[ $1 == kafka ]]; then printf 1; else printf '%s' "${1#kafka-}"; fi
 }
 
-kafka_format() { # SETTINGS_FILE
-  local id
-  # A cluster id is 16 bytes in base64, which may hold neither + nor /.
-  id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | tr -d '=')
+kafka_settings() { # NAME
+  local broker controller name voters=''
+  read -r broker controller < <(part_ports "$1")
+  while IFS= read -r name; do
+    voters+="${voters:+,}$(kafka_node "$name")@127.0.0.1:$(admin_port "$name")"
+  done < <(broker_parts)
+  # Of three nodes one may be away.
+  sed -e "s/@BROKER_PORT@/$broker/g" -e "s/@CONTROLLER_PORT@/$controller/g" \
+    -e "s/@NODE@/$(kafka_node "$1")/g" -e "s/@VOTERS@/$voters/g" -e "s/@REPLICAS@/$BROKERS/g" \
+    -e "s/@REPLICAS_MIN@/$(((BROKERS + 1) / 2))/g" "$SCRIPTS/kafka/server.properties"
+}
+
+# A cluster id is 16 bytes in base64, which may hold neither + nor /.
+kafka_new_id() {
+  head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | tr -d '='
+}
+
+kafka_format() { # SETTINGS_FILE [CLUSTER_ID]
+  local id=${2:-$(kafka_new_id)}
   java -Xmx128m -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \
     -cp "$(kafka_libs)/*" kafka.tools.StorageTool format -t "$id" -c "$1"
 }
 
-# The storage is formatted once: formatting gives it its cluster id.
-kafka_prepare() { # DIR
-  local dir=$1 log=$1/logs/kafka-format.log
-  mkdir -p -- "$dir/kafka"
-  kafka_settings >"$dir/kafka/server.properties"
-  [[ ! -f $dir/kafka/data/meta.properties ]] || return 0
-  (cd -- "$dir/kafka" && kafka_format server.properties) >"$log" 2>&1 ||
+# The storage is formatted once: formatting gives it the id of its cluster, which the first node chooses.
+kafka_prepare() { # DIR NAME
+  local dir=$1 name=$2 log=$1/logs/$2-format.log id
+  mkdir -p -- "$dir/$name"
+  kafka_settings "$name" >"$dir/$name/server.properties"
+  [[ ! -f $dir/$name/data/meta.properties ]] || return 0
+  id=$(sed -n 's/^cluster.id=//p' "$dir/kafka/data/meta.properties" 2>/dev/null) || true
+  (cd -- "$dir/$name" && kafka_format server.properties "$id") >"$log" 2>&1 ||
     fail "Kafka's storage could not be formatted: $(tail -n 1 -- "$log"); see $log"
 }
 
-kafka_start() { # DIR
+kafka_start() { # DIR NAME
   local -a archive=()
+  # The last one of several waits in vain for the others while it ends.
+  local grace=$((BROKERS > 1 ? 8 : 30))
   if [[ -f $(kafka_libs)/kafka.jsa ]]; then
     archive=("-XX:SharedArchiveFile=$(kafka_libs)/kafka.jsa" -Xshare:auto)
   fi
-  start_part "$1" kafka --cwd "$1/kafka" --grace 30 -- "$(command -v java)" "${KAFKA_JVM[@]}" \
+  start_part "$1" "$2" --cwd "$1/$2" --grace "$grace" -- "$(command -v java)" "${KAFKA_JVM[@]}" \
     "${archive[@]}" -cp "$(kafka_libs)/*" kafka.Kafka server.properties
 }

@@ -21,6 +21,7 @@ parse() { # WORD...
       --bare) BARE=1 && shift && continue ;;
       --tls) GIVEN[TLS]=yes && shift && continue ;;
       --dir | --dir=* | --port-base | --port-base=* | --gateways | --gateways=*) take_value "$@" ;;
+      --brokers | --brokers=*) take_value "$@" ;;
       --postgres | --postgres=* | --kafka | --kafka=* | --redis | --redis=*) take_value "$@" ;;
       *) fail_usage "unknown option '$1'; try scripts/up --help" ;;
     esac
@@ -35,11 +36,18 @@ parse() { # WORD...
         check_number --gateways "$VALUE" 1 "$GATEWAYS_MAX"
         GIVEN[GATEWAYS]=$((10#$VALUE))
         ;;
+      --brokers)
+        [[ $VALUE == 1 || $VALUE == 3 ]] ||
+          fail_usage "--brokers is '$VALUE', but 1 or 3 is required"
+        GIVEN[BROKERS]=$VALUE
+        ;;
       --postgres) GIVEN[POSTGRES_URL]=$(check_scheme "$OPTION" "$VALUE" postgres postgresql) ;;
       --redis) GIVEN[REDIS_URL]=$(check_scheme "$OPTION" "$VALUE" redis rediss unix) ;;
       --kafka) GIVEN[KAFKA_BROKERS]=$(check_brokers "$VALUE") ;;
     esac
   done
+  [[ ! -v "GIVEN[BROKERS]" || ! -v "GIVEN[KAFKA_BROKERS]" ]] ||
+    fail_usage '--brokers is for a Kafka of the stack, but --kafka names another'
   DIR=$(absolute_path "$DIR")
 }
 

@@ -4,17 +4,19 @@
 # The settings of a stack are the variables below; DIR/settings keeps them from one start to the
 # next. An empty URL means that the stack runs that part itself.
 
-SETTINGS=(PORT_BASE GATEWAYS TLS POSTGRES_URL KAFKA_BROKERS REDIS_URL)
+SETTINGS=(PORT_BASE GATEWAYS BROKERS TLS POSTGRES_URL KAFKA_BROKERS REDIS_URL)
 declare -A DEFAULTS=(
-  [PORT_BASE]=$PORT_BASE_DEFAULT [GATEWAYS]=1 [TLS]='' [POSTGRES_URL]='' [KAFKA_BROKERS]=''
+  [PORT_BASE]=$PORT_BASE_DEFAULT [GATEWAYS]=1 [BROKERS]=1 [TLS]='' [POSTGRES_URL]='' [KAFKA_BROKERS]=''
   [REDIS_URL]=''
 )
 declare -A OPTIONS=(
-  [PORT_BASE]=--port-base [GATEWAYS]=--gateways [TLS]=--tls [POSTGRES_URL]=--postgres
-  [KAFKA_BROKERS]=--kafka [REDIS_URL]=--redis
+  [PORT_BASE]=--port-base [GATEWAYS]=--gateways [BROKERS]=--brokers [TLS]=--tls
+  [POSTGRES_URL]=--postgres [KAFKA_BROKERS]=--kafka [REDIS_URL]=--redis
 )
 PORT_BASE=${DEFAULTS[PORT_BASE]}
 GATEWAYS=${DEFAULTS[GATEWAYS]}
+# Of the stack's own Kafka.
+BROKERS=${DEFAULTS[BROKERS]}
 # Not empty: the gateways speak TLS, too.
 TLS=${DEFAULTS[TLS]}
 POSTGRES_URL=${DEFAULTS[POSTGRES_URL]}
@@ -52,9 +54,16 @@ stack_parts() {
   local number
   [[ -n $POSTGRES_URL ]] || printf 'postgres\n'
   [[ -n $REDIS_URL ]] || printf 'redis\n'
-  [[ -n $KAFKA_BROKERS ]] || printf 'kafka\n'
+  [[ -n $KAFKA_BROKERS ]] || broker_parts
   printf '%s\n' chatd relay presenced
   for ((number = 1; number <= GATEWAYS; number++)); do printf 'gateway-%s\n' "$number"; done
+}
+
+# Kafka's nodes: kafka, and kafka-2, kafka-3 where there are several.
+broker_parts() {
+  local number
+  printf 'kafka\n'
+  for ((number = 2; number <= BROKERS; number++)); do printf 'kafka-%s\n' "$number"; done
 }
 
 # The ports that a part listens on; the first is the one that others use.
@@ -69,6 +78,7 @@ part_ports() { # NAME
     postgres) echo $((PORT_BASE + 25)) ;;
     redis) echo $((PORT_BASE + 26)) ;;
     kafka) echo $((PORT_BASE + 27)) $((PORT_BASE + 28)) ;;
+    kafka-*) echo $((PORT_BASE + 36 + 2 * ${1#*-})) $((PORT_BASE + 37 + 2 * ${1#*-})) ;;
   esac
 }
 
@@ -98,7 +108,11 @@ redis_url_in_use() { # DIR
 }
 
 kafka_brokers() {
-  printf '%s' "${KAFKA_BROKERS:-127.0.0.1:$(part_port kafka)}"
+  local name list=$KAFKA_BROKERS
+  if [[ -z $list ]]; then
+    while IFS= read -r name; do list+="${list:+,}127.0.0.1:$(part_port "$name")"; done < <(broker_parts)
+  fi
+  printf '%s' "$list"
 }
 
 # Succeeds if the part does its job, else prints why it does not.
@@ -108,7 +122,7 @@ part_probe() { # DIR NAME
   case $name in
     postgres) postgres_probe "$(part_port postgres)" ;;
     redis) redis_probe "$dir" "$(part_port redis)" ;;
-    kafka) can_connect "$(part_port kafka)" || { printf 'it does not listen yet'; return 1; } ;;
+    kafka | kafka-*) can_connect "$(part_port "$name")" || { printf 'it does not listen yet'; return 1; } ;;
     bot) return 0 ;;
     *)
       body=$(http_get "$(admin_port "$name")" /readyz) && return 0

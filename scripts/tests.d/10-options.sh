@@ -12,9 +12,11 @@ new=$scratch/new
 
 refuses 2 "unknown option '--prot'" "$SCRIPTS/up" --prot 9000
 refuses 2 '--port-base needs a value' "$SCRIPTS/up" --port-base
-refuses 2 'a whole number from 1024 to 65496' "$SCRIPTS/up" --dir "$new" --port-base 65497
-refuses 2 'a whole number from 1024 to 65496' "$SCRIPTS/up" --dir "$new" --port-base ten
+refuses 2 'a whole number from 1024 to 65492' "$SCRIPTS/up" --dir "$new" --port-base 65493
+refuses 2 'a whole number from 1024 to 65492' "$SCRIPTS/up" --dir "$new" --port-base ten
 refuses 2 'a whole number from 1 to 10' "$SCRIPTS/up" --dir "$new" --gateways 0
+refuses 2 '1 or 3' "$SCRIPTS/up" --dir "$new" --brokers 2
+refuses 2 'but --kafka names another' "$SCRIPTS/up" --dir "$new" --brokers 3 --kafka 127.0.0.1:1
 refuses 2 'begins with postgres://' "$SCRIPTS/up" --dir "$new" --postgres localhost
 refuses 2 'HOST:PORT' "$SCRIPTS/up" --dir "$new" --kafka localhost
 refuses 2 'begins with redis://' "$SCRIPTS/up" --dir "$new" --redis http://localhost
@@ -32,6 +34,7 @@ port=${REALCHAT_URL##*:}
 refuses 1 'is in use by' "$SCRIPTS/up" --dir "$new" --port-base "$port" \
   --postgres postgres://u@127.0.0.1:1/d --kafka 127.0.0.1:1 --redis redis://127.0.0.1:1
 refuses 1 'run scripts/down' "$SCRIPTS/up" --dir "$REALCHAT_DIR" --port-base $((port + 1))
+refuses 1 'run scripts/down' "$SCRIPTS/up" --dir "$REALCHAT_DIR" --brokers 3
 [[ ! -e $new ]] || wrong "a refused start left $new behind"
 
 prints 'There is no stack' "$SCRIPTS/down" --dir "$new"

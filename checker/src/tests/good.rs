@@ -213,6 +213,10 @@ impl World {
     }
 
     fn end(&mut self) {
+        for (user, online) in USERS.into_iter().zip([true, false].into_iter().cycle()) {
+            let (user, told) = (user.to_owned(), Some(online));
+            self.operations.push(Operation::Presence { user, online, told });
+        }
         for session in sessions() {
             self.operations.push(Operation::Settled { session });
         }

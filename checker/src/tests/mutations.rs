@@ -65,6 +65,8 @@ mutations! {
     one_key_for_two_bodies => BrokenHistory,
     acked_with_no_id => BrokenHistory,
     member_again => BrokenHistory,
+    told_of_somebody_the_contrary => WrongPresence,
+    told_nothing_of_somebody => WrongPresence,
 }
 
 fn positions(history: &History, wanted: impl Fn(&Operation) -> bool) -> Vec<usize> {
@@ -468,4 +470,19 @@ fn acked_with_no_id(history: &mut History, random: &mut Rng) {
 fn member_again(history: &mut History, random: &mut Rng) {
     let index = pick(history, random, |it| matches!(it, Operation::Member { .. }));
     history.operations.push(history.operations[index].clone());
+}
+
+fn told_as(history: &mut History, random: &mut Rng, change: fn(bool) -> Option<bool>) {
+    let at = pick(history, random, |it| matches!(it, Operation::Presence { .. }));
+    if let Operation::Presence { online, told, .. } = &mut history.operations[at] {
+        *told = change(*online);
+    }
+}
+
+fn told_of_somebody_the_contrary(history: &mut History, random: &mut Rng) {
+    told_as(history, random, |online| Some(!online));
+}
+
+fn told_nothing_of_somebody(history: &mut History, random: &mut Rng) {
+    told_as(history, random, |_| None);
 }

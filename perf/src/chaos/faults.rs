@@ -32,6 +32,9 @@ const DAEMONS: [&str; 4] = ["gateway", "chatd", "relay", "presenced"];
 const CLOCK_MS: std::ops::Range<i64> = 1_000..3_600_000;
 pub(super) const NO_FAILPOINTS: &str = "the daemons have no failpoints; bring the stack up with \
      REALCHAT_BINARIES set to what scripts/lib/build-failpoints prints";
+const NO_CLUSTER: &str = "it takes three brokers; bring the stack up with --brokers 3";
+/// How long one broker is alone: it must not be taken for lost meanwhile, nor the others.
+const ALONE_MS: std::ops::Range<u64> = 500..3_000;
 const CLEAN: &str = "clean";
 const PAUSE: &str = "pause";
 
@@ -43,6 +46,8 @@ enum Kind {
     Clean,
     /// SIGSTOP, and SIGCONT a while later.
     Pause,
+    /// One broker goes on alone while the others are stopped, and is killed before they go on.
+    Alone,
     Cut(Cut),
     Failpoint(&'static str),
     /// PostgreSQL's file system has no room for a while.
@@ -68,6 +73,7 @@ impl fmt::Display for Fault {
             Kind::Pause => write!(formatter, "{}-{PAUSE}", self.part),
             Kind::Cut(cut) => write!(formatter, "{}-{}", self.part, cut.name()),
             Kind::Failpoint(name) => write!(formatter, "{name}"),
+            Kind::Alone => write!(formatter, "{}-alone", self.part),
             Kind::Full => write!(formatter, "disk-full"),
             Kind::FsyncError => write!(formatter, "fsync-error"),
             Kind::ClockJump => write!(formatter, "clock-jump"),
@@ -94,6 +100,7 @@ fn all() -> Vec<Fault> {
     }));
     all.push(Fault { part: "postgres", kind: Kind::FsyncError });
     all.push(Fault { part: "", kind: Kind::ClockJump });
+    all.push(Fault { part: "kafka", kind: Kind::Alone });
     all
 }
 
@@ -110,7 +117,7 @@ pub(super) fn parse(words: &[String]) -> Outcome<Vec<Fault>> {
         known.find(|it| it.to_string() == word.trim()).ok_or_else(|| {
             let (parts, reached) = (PARTS.join(", "), REACHED.join(", "));
             let failpoints = failpoint::ALL.join(", ");
-            let others = "disk-full, fsync-error, clock-jump";
+            let others = "disk-full, fsync-error, clock-jump, kafka-alone";
             let cuts = Cut::ALL.map(Cut::name).join(", -");
             Failure::Usage(format!(
                 "--faults holds {word:?}, but {parts} are allowed (kill -9), each also with \
@@ -169,6 +176,7 @@ impl<'a> Arena<'a> {
                 Err("the packet filter cannot be used; that takes nft and root")
             }
             Kind::Failpoint(_) | Kind::ClockJump if !self.has_failpoints => Err(NO_FAILPOINTS),
+            Kind::Alone if self.parts(fault).is_ok_and(|it| it.len() < 3) => Err(NO_CLUSTER),
             Kind::Full if self.disk.is_none() => Err("PostgreSQL's data are on no file system of \
                  their own; perf chaos gives them one in a stack that it brings up, as root"),
             Kind::FsyncError if self.shim.is_none() => Err("PostgreSQL runs without a shim; perf \
@@ -200,6 +208,11 @@ impl<'a> Arena<'a> {
             Kind::Clean if fault.part == "postgres" => self.end(&part, libc::SIGINT),
             Kind::Clean => self.end(&part, libc::SIGTERM),
             Kind::Pause => self.pause(&part, time),
+            Kind::Alone => {
+                let time = Duration::from_millis(random.u64(ALONE_MS));
+                let others = self.parts(fault)?.into_iter().filter(|it| *it != part);
+                self.leave_alone(&part, &others.collect::<Vec<_>>(), time)
+            }
             Kind::Cut(cut) => {
                 let port = self.stack.port_of(fault.part)?;
                 if let Some(network) = &self.network {
@@ -231,8 +244,13 @@ impl<'a> Arena<'a> {
         let before = self.stack.pid(part)?;
         self.signal_unless_gone(part, before, signal)?;
         let over_us = clock::now_us();
+        self.wait_restarted(part, before)?;
+        Ok(over_us)
+    }
+
+    fn wait_restarted(&self, part: &str, before: i32) -> Outcome {
         if wait_until(RESTART_US_MAX, || self.is_another(part, before)) {
-            return Ok(over_us);
+            return Ok(());
         }
         Err(Failure::Unreachable(format!("{part} was not started again")))
     }
@@ -255,6 +273,25 @@ impl<'a> Arena<'a> {
         std::thread::sleep(time);
         self.signal_unless_gone(part, pid, libc::SIGCONT)?;
         Ok(clock::now_us())
+    }
+
+    /// What only this one has is gone for the others, which choose another leader.
+    fn leave_alone(&self, part: &str, others: &[String], time: Duration) -> Outcome<u64> {
+        let stopped = others.iter().map(|it| Ok((it, self.stack.pid(it)?)));
+        let stopped = stopped.collect::<Outcome<Vec<_>>>()?;
+        for (other, pid) in &stopped {
+            self.signal_unless_gone(other, *pid, libc::SIGSTOP)?;
+        }
+        std::thread::sleep(time);
+        let before = self.stack.pid(part)?;
+        let killed = self.signal_unless_gone(part, before, libc::SIGKILL);
+        for (other, pid) in &stopped {
+            self.signal_unless_gone(other, *pid, libc::SIGCONT)?;
+        }
+        let over_us = clock::now_us();
+        killed?;
+        self.wait_restarted(part, before)?;
+        Ok(over_us)
     }
 
     /// Another fault of the same cycle may have ended it first.
@@ -301,7 +338,7 @@ mod tests {
     #[test]
     fn lists_are_read_and_unknown_names_refused() {
         let every = parse(&[]).unwrap();
-        assert_eq!(every.len(), 7 + 3 + 7 + 3 * 5 + failpoint::ALL.len() + 2);
+        assert_eq!(every.len(), 7 + 3 + 7 + 3 * 5 + failpoint::ALL.len() + 3);
         let names: Vec<String> = every.iter().map(Fault::to_string).collect();
         assert_eq!(parse(&names).unwrap(), every, "each is found by its name");
         let disk = parse(&["disk-full".into()]).unwrap();

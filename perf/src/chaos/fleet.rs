@@ -152,6 +152,13 @@ impl Fleet {
         }
     }
 
+    /// Ends all sessions of a user.
+    pub(super) fn sign_off(&self, user: usize) {
+        for device in self.devices.iter().filter(|it| it.user == user) {
+            device.session.close();
+        }
+    }
+
     /// Ends the sessions and their histories; whatever a session has not seen by now is missing.
     pub(super) fn finish(self) -> Outcome {
         for device in &self.devices {

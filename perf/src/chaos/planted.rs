@@ -3,15 +3,15 @@
 
 use super::faults::{self, Arena, Fault, NO_FAILPOINTS};
 use super::trial::{Ended, Plan, Sizes};
-use super::{Wanted, history_folder, prepare, seconds_since};
+use super::{CLUSTER, Wanted, history_folder, prepare, seconds_since};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::options::ChaosOptions;
 use crate::report::{self, progress};
 use crate::stack::Stack;
 use daemon::failpoint::{
-    ASYNCHRONOUS_COMMIT, COMMIT_BEFORE_ENQUEUE, GATEWAY_AFTER_POLL, MARK_BEFORE_ACKNOWLEDGEMENT,
-    PLANTED, RELAY_AFTER_LEASE_CHECK,
+    ACKNOWLEDGED_BY_ONE, ASYNCHRONOUS_COMMIT, COMMIT_BEFORE_ENQUEUE, GATEWAY_AFTER_POLL,
+    MARK_BEFORE_ACKNOWLEDGEMENT, PLANTED, RELAY_AFTER_LEASE_CHECK,
 };
 use fastrand::Rng;
 use serde::Serialize;
@@ -55,7 +55,9 @@ pub(super) fn run(options: &ChaosOptions, wanted: Wanted, bug: &str) -> Outcome 
         [] => exposing(bug)?,
         _ => wanted.faults,
     };
-    let stack = Stack::prepared(&options.common, 2, |dir| {
+    // Where there is one broker, its word is everybody's.
+    let brokers = if bug == ACKNOWLEDGED_BY_ONE { CLUSTER } else { wanted.brokers };
+    let stack = Stack::prepared(&options.common, 2, brokers, |dir| {
         let mut environment = prepare(dir, &faults)?;
         environment.push((VARIABLE, bug.to_owned()));
         Ok(environment)
@@ -97,6 +99,7 @@ fn exposing(bug: &str) -> Outcome<Vec<Fault>> {
         // What PostgreSQL has not yet written goes with it.
         ASYNCHRONOUS_COMMIT => &["postgres"],
         MARK_BEFORE_ACKNOWLEDGEMENT => &[RELAY_AFTER_LEASE_CHECK, "kafka"],
+        ACKNOWLEDGED_BY_ONE => &["kafka-alone"],
         _ => &[],
     };
     faults::parse(&words.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())

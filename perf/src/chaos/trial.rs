@@ -1,5 +1,6 @@
 //! One run of load and faults, from the first session to the checker's verdict.
 
+use super::attendance;
 use super::canary::Canary;
 use super::dumps;
 use super::faults::{Arena, Fault};
@@ -106,6 +107,7 @@ impl Plan<'_> {
         let unsettled_sessions = fleet.settle(&database_url, &population, until_us)?;
         let unanswered = fleet.unanswered();
         tally.notice_early(arena);
+        attendance::check(stack, &minter, &population, &fleet, folder)?;
         fleet.finish()?;
         dumps::finals(stack, &minter, &population, folder)?;
         dumps::kafka(stack, &population, folder)?;

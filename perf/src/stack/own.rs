@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 /// Ports that a stack uses, from its base on (scripts/up).
-const STACK_PORTS: u16 = 40;
+const STACK_PORTS: u16 = 44;
 
 /// Variables that the stack's processes are given.
 pub(crate) type Environment = Vec<(&'static str, String)>;
