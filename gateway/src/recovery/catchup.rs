@@ -188,6 +188,22 @@ mod tests {
     }
 
     #[test]
+    fn so_many_events_and_then_so_many_gaps_wait_for_a_resume_and_no_more() {
+        let mut catch_up = CatchUp::default();
+        catch_up.begin_resume();
+        for number in 1..=GAP_BUFFER_EVENTS_MAX as u64 {
+            assert!(matches!(catch_up.hold(A, number, number), Held::Waits(None)), "{number}");
+        }
+        let other = |number: usize| Uuid::from_u128(number as u128 + 2);
+        for number in 0..GAP_OVERFLOWS_MAX {
+            assert!(matches!(catch_up.hold(other(number), 1, 1), Held::Waits(Some(1))), "{number}");
+        }
+        assert!(matches!(catch_up.hold(other(GAP_OVERFLOWS_MAX), 1, 1), Held::Refused(1)));
+        // A gap that is remembered grows.
+        assert!(matches!(catch_up.hold(other(0), 2, 2), Held::Waits(Some(2))));
+    }
+
+    #[test]
     fn a_resume_is_pages_then_events_then_verdicts_and_later_events_stay_behind() {
         let mut catch_up = CatchUp::default();
         catch_up.begin_resume();

@@ -228,3 +228,28 @@ fn files_that_cannot_be_used_are_named() {
     files.certificate = identity.files.key.clone();
     assert!(error(&files).contains("no PEM certificate"), "{}", error(&files));
 }
+
+#[test]
+fn a_handshake_message_waits_for_its_rest_up_to_the_limit() {
+    // A hello that says it is longer than what may wait, in records of 16 KiB.
+    let hello = |bytes: usize| {
+        let message = [&[1, 0, 0xee, 0x00], vec![0; bytes].as_slice()].concat();
+        let mut stream = Vec::new();
+        for piece in message.chunks(RECORD_BYTES) {
+            stream.extend([22, 3, 1]);
+            stream.extend(u16::try_from(piece.len()).unwrap().to_be_bytes());
+            stream.extend(piece);
+        }
+        stream
+    };
+    let identity = Identity::new();
+    let came = |bytes: usize| {
+        let mut pair = Pair::new(&identity, &[&rustls::version::TLS13], READ_BYTES);
+        pair.up.bytes.extend(&hello(READ_BYTES / 2)[..bytes]);
+        let mut plain = vec![0; READ_BYTES];
+        pair.server.read(&mut pair.up, &mut pair.room, &mut plain)
+    };
+    assert!(!matches!(came(TLS_PARTIAL_BYTES_MAX), Ok(Came::Failed(_))));
+    let Ok(Came::Failed(error)) = came(TLS_PARTIAL_BYTES_MAX + 1) else { panic!("it waits") };
+    assert!(error.to_string().contains("too long"), "{error}");
+}

@@ -327,3 +327,33 @@ fn tokens_are_taken_only_where_an_independent_verifier_takes_them() {
         assert!(verifier.verify(&text, NOW_S).is_err(), "nobody signed it: {text}");
     });
 }
+
+#[test]
+fn a_token_and_a_set_of_keys_have_their_largest_size() {
+    let padded = |bytes: usize| {
+        let mut claims = claims();
+        for pad in 0..bytes {
+            claims["pad"] = "p".repeat(pad).into();
+            // Not every length is one of base64: the header makes up for it.
+            for more in 0..4 {
+                let token = signed(&with(header(), "jti", "h".repeat(more).into()), &claims);
+                if token.len() == bytes {
+                    return token;
+                }
+                if token.len() + 8 < bytes {
+                    break;
+                }
+            }
+        }
+        panic!("no token of {bytes} bytes");
+    };
+    assert!(verifier().verify(&padded(TOKEN_BYTES_MAX), NOW_S).is_ok());
+    let error = verifier().verify(&padded(TOKEN_BYTES_MAX + 1), NOW_S).unwrap_err();
+    assert!(matches!(error, TokenError::Malformed), "{error}");
+    let keys = |count: usize| {
+        let keys: Vec<_> = (0..count).map(|it| jwk(&it.to_string(), PUBLIC)).collect();
+        Verifier::from_jwks(&json!({ "keys": keys }).to_string(), ISSUER, AUDIENCE).map(drop)
+    };
+    assert!(keys(TOKEN_KEYS_MAX).is_ok());
+    assert_eq!(keys(TOKEN_KEYS_MAX + 1).unwrap_err(), "65 keys; at most 64 allowed");
+}

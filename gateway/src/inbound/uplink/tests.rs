@@ -204,3 +204,25 @@ fn typing_is_answered_only_when_refused() {
     assert_eq!(answer.request_id, 3);
     assert_eq!(answer.outcome.unwrap_err().code, "invalid_argument");
 }
+
+#[test]
+fn a_full_queue_gives_back_what_it_cannot_take() {
+    // Nobody takes anything out of it.
+    let (queue, waiting) = bounded(UPLINK_QUEUE_MAX);
+    let uplink = Uplink { queues: vec![queue].into(), refused: Counter::default() };
+    let ask = |request_id: u64| {
+        let session = SessionRef { shard: 0, slot: 7, generation: 3 };
+        let (user, device, traceparent) = (proto::id::new(), proto::id::new(), String::new());
+        let kind = send(Uuid::from_u128(9), "hi");
+        uplink.ask(Ask { session, request_id, user, device, traceparent, kind })
+    };
+    for request_id in 0..UPLINK_QUEUE_MAX as u64 {
+        assert!(ask(request_id).is_ok(), "{request_id}");
+    }
+    let back = ask(u64::MAX).unwrap_err();
+    assert_eq!((back.request_id, uplink.refused.get()), (u64::MAX, 1));
+    let error = refusal();
+    assert!(error.retryable && error.retry_after_ms == UPLINK_RETRY_AFTER_MS, "{error:?}");
+    drop(waiting.try_recv().unwrap());
+    assert!(ask(1).is_ok());
+}

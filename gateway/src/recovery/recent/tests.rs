@@ -198,3 +198,24 @@ fn recipients_that_events_share_are_counted_once_and_until_the_last_is_forgotten
     recent.add(Delivery { recipients: Recipients::Own(Box::default()), ..shared(21) });
     assert!(recent.bytes() < 1_000 && recent.shared.is_empty());
 }
+
+#[test]
+fn so_many_changes_of_membership_are_remembered_and_then_the_oldest_events_go() {
+    let mut recent = Recent::new(1 << 30);
+    recent.advance(7, &[(0, 100), (1, 50)], false);
+    let from_the_first = recent.watermark();
+    let change = |number: usize| Delivery {
+        sequence_number: number as u64,
+        membership: true,
+        ..delivery(A, 1, 99 + i64::try_from(number).unwrap(), &[ALICE])
+    };
+    for number in 1..=RECENT_MEMBERSHIPS_MAX {
+        recent.add(change(number));
+    }
+    let missed = |recent: &Recent| {
+        numbers(recent.since(&ALICE, &from_the_first, &[cursor(A, 0)], usize::MAX))
+    };
+    assert_eq!(missed(&recent).map(|it| it.len()), Some(RECENT_MEMBERSHIPS_MAX));
+    recent.add(change(RECENT_MEMBERSHIPS_MAX + 1));
+    assert_eq!(missed(&recent), None);
+}

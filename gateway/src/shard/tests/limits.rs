@@ -4,12 +4,15 @@ use super::harness::{Client, Gateway, read_to_end};
 use crate::close::Reason;
 use crate::inbound::listen::Bound;
 use crate::inbound::proxy::{Proxies, tests as proxy_header};
-use crate::limits::{LIMIT_BURST_S, REFUSED_FRAMES_MAX};
-use crate::mail::{AskKind, Mail};
+use crate::limits::{IN_FLIGHT_MAX, LIMIT_BURST_S, REFUSED_FRAMES_MAX};
+use crate::mail::{AskKind, Asked, Mail};
 use crate::rate::{Allowed, Limits};
+use proto::Message;
 use proto::client::client_frame::Frame as Up;
 use proto::client::server_frame::Frame as Down;
-use proto::client::{self, Hello};
+use proto::client::{self, Hello, Sent};
+use proto::limits::{CLIENT_FRAME_BYTES_MAX, PRESENCE_USERS_MAX};
+use proto::link::response::Response;
 use rustls::version::TLS13;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -257,4 +260,82 @@ fn ipv6_listeners_serve_beside_ipv4() {
     client.send(1, Up::Hello(Hello { ..gateway.hello(proto::id::new()) }));
     assert!(matches!(client.next(), (1, Down::Welcome(_))));
     gateway.stop();
+}
+
+fn send(session: &mut Client, request_id: u64) {
+    let send = client::Send {
+        conversation_id: vec![1; 16],
+        idempotency_key: request_id.to_string(),
+        text: "hi".into(),
+    };
+    session.send(request_id, Up::Send(send));
+}
+
+#[test]
+fn one_request_too_many_at_once_is_refused_and_the_next_answer_makes_room() {
+    let gateway = Gateway::start(1, |_| {});
+    let mut client = Client::greeted(&gateway, proto::id::new(), true);
+    let most = u64::from(IN_FLIGHT_MAX);
+    for request_id in 1..=most + 1 {
+        send(&mut client, request_id);
+    }
+    let (refused, Down::Error(error)) = client.next() else { panic!("an error is awaited") };
+    assert_eq!((refused, error.code.as_str()), (most + 1, "overloaded"));
+    assert!(error.retryable && error.message.contains("at most 64 requests"), "{error:?}");
+    let asks: Vec<_> = (0..most).map(|_| gateway.next_ask()).collect();
+    assert!(gateway.no_ask());
+    gateway.answer(&asks[0], Asked::Send, Ok(Response::Sent(Sent::default())));
+    while !matches!(client.next(), (1, Down::Sent(_))) {}
+    send(&mut client, most + 2);
+    assert_eq!(gateway.next_ask().request_id, most + 2);
+    gateway.stop();
+}
+
+#[test]
+fn presence_is_asked_of_so_many_users_and_no_more() {
+    let gateway = Gateway::start(1, |_| {});
+    let mut client = Client::greeted(&gateway, proto::id::new(), true);
+    let subscribe = |users: usize| {
+        let user_ids = (0..users).map(|_| proto::id::new().as_bytes().to_vec()).collect();
+        Up::PresenceSubscribe(client::PresenceSubscribe { user_ids })
+    };
+    client.send(2, subscribe(PRESENCE_USERS_MAX));
+    let ask = gateway.next_ask();
+    let AskKind::PresenceAuthorize(users) = &ask.kind else { panic!("presence is asked") };
+    assert_eq!(users.len(), PRESENCE_USERS_MAX);
+    client.send(3, subscribe(PRESENCE_USERS_MAX + 1));
+    let (3, Down::Error(error)) = client.next() else { panic!("an error is awaited") };
+    assert!(error.message.starts_with("1025 user_ids; at most 1024"), "{}", error.message);
+    gateway.stop();
+}
+
+#[test]
+fn a_frame_of_the_largest_size_is_read_and_one_byte_more_closes_with_1009() {
+    let gateway = Gateway::start(1, |settings| {
+        settings.policy.frames.message_bytes_max = CLIENT_FRAME_BYTES_MAX;
+    });
+    // A field that nobody knows fills it up: number 999, its length in three bytes.
+    let frame = |bytes: usize| {
+        let text = Up::TokenRefresh(client::TokenRefresh { token: "none".into() });
+        let mut frame = client::ClientFrame { request_id: 7, frame: Some(text) }.encode_to_vec();
+        let length = bytes - frame.len() - 5;
+        varint(999 << 3 | 2, &mut frame);
+        varint(length, &mut frame);
+        frame.resize(bytes, 0);
+        tungstenite::Message::binary(frame)
+    };
+    let mut client = Client::greeted(&gateway, proto::id::new(), true);
+    client.socket.send(frame(CLIENT_FRAME_BYTES_MAX)).unwrap();
+    assert!(matches!(client.next(), (7, Down::Error(error)) if error.code == "token_invalid"));
+    client.socket.send(frame(CLIENT_FRAME_BYTES_MAX + 1)).unwrap();
+    assert_eq!(client.close_code(), Some(1009));
+    gateway.stop();
+}
+
+fn varint(mut number: usize, out: &mut Vec<u8>) {
+    while number > 127 {
+        out.push(u8::try_from(number & 127 | 128).unwrap());
+        number >>= 7;
+    }
+    out.push(u8::try_from(number).unwrap());
 }

@@ -1,16 +1,18 @@
 //! A whole shard under a seed: its phases are stepped by hand, with a clock of the simulation's own,
-//! while clients connect, speak in pieces, stop reading, vanish and come back, and what lies behind
-//! answers late, out of order, with errors or not at all.
+//! while clients connect, speak protobuf or JSON in pieces, stop reading, vanish and come back, and what
+//! lies behind answers late, out of order, with errors or not at all. In every second world a slow reader is
+//! closed, in the others it is told of its gap.
 //!
 //! What must hold, whatever happens: a session sees each conversation's events in order and without
 //! a hole that it was not told of; no ring holds more than it may; when everybody has left, nothing
 //! is left of them. A failing seed is named with the command that replays it;
 //! `REALCHAT_SIMULATION_SEEDS=N` tries so many.
 
-use super::harness::{event, frame_bytes, narrow, settings, token_at, verifier};
+use super::harness::{event, frame_bytes, narrow, settings, token_at, upgrade_request, verifier};
 use crate::clock::Now;
+use crate::config::Overflow;
 use crate::inbound::listen::Bound;
-use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Skipped};
+use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Priority, Skipped};
 use crate::mailbox::{Mailboxes, pair};
 use crate::metrics::GatewayMetrics;
 use crate::progress::Progress;
@@ -22,7 +24,8 @@ use proto::client::client_frame::Frame as Up;
 use proto::client::event::Kind;
 use proto::client::server_frame::Frame as Down;
 use proto::client::{
-    ClientFrame, Cursor, Event, Hello, Message as ChatMessage, ServerFrame, SyncPage, Verdict,
+    ClientFrame, Cursor, Event, Hello, Message as ChatMessage, ServerFrame, SyncPage,
+    TypingChanged, Verdict,
 };
 use proto::error::ErrorCode;
 use proto::link::SyncResult;
@@ -63,6 +66,7 @@ impl Beyond for Notebook {
 struct Client {
     stream: TcpStream,
     user: usize,
+    speaks_json: bool,
     reads: bool,
     /// Bytes that it has yet to write.
     unsent: VecDeque<u8>,
@@ -110,6 +114,7 @@ impl World {
         let mut settings = settings();
         settings.ring_entries = 16;
         settings.ring_bytes_max = 65_536;
+        settings.overflow = if seed.is_multiple_of(2) { Overflow::Gap } else { Overflow::Close };
         let parts = Parts {
             id: 0,
             poll,
@@ -170,6 +175,7 @@ impl World {
         match self.random.u8(..20) {
             0 => self.connect(),
             1..6 => (0..self.random.usize(1..12)).for_each(|_| self.deliver()),
+            11 => self.type_something(),
             6..8 => self.answer(),
             8 => self.vanish(),
             9 => self.chatter(),
@@ -178,7 +184,7 @@ impl World {
                     client.reads = !client.reads;
                 }
             }
-            11 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
+            12 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
             _ => {}
         }
         for index in 0..self.clients.len() {
@@ -206,19 +212,20 @@ impl World {
         let user = self.random.usize(..USERS);
         let resuming = self.random.bool();
         let cursor = self.random.u64(0..=self.last);
-        let request = "GET /v1/connect HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: realchat.v1+proto\r\n\r\n";
+        let speaks_json = self.random.bool();
+        let protocol = if speaks_json { proto::SUBPROTOCOL_JSON } else { proto::SUBPROTOCOL_PROTO };
+        let request = upgrade_request(&format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
         let cursors =
             vec![Cursor { conversation_id: CHAT.as_bytes().to_vec(), sequence_number: cursor }];
         let token = token_at(self.users[user], EPOCH_S + 100_000);
         let hello = Hello { token, resume: resuming, cursors, ..Hello::default() };
         let mut unsent: VecDeque<u8> = request.bytes().collect();
-        unsent.extend(frame(&ClientFrame { request_id: HELLO, frame: Some(Up::Hello(hello)) }));
+        let hello = ClientFrame { request_id: HELLO, frame: Some(Up::Hello(hello)) };
+        unsent.extend(frame(&hello, speaks_json));
         self.clients.push(Client {
             stream,
             user,
+            speaks_json,
             reads: true,
             unsent,
             unread: Vec::new(),
@@ -236,24 +243,25 @@ impl World {
         let text = "x".repeat(self.random.choice([0, 100, 9_000]).unwrap());
         let message = ChatMessage { text, ..ChatMessage::default() };
         let event = Event { kind: Some(Kind::Message(message)), ..event(CHAT, self.last) };
-        let delivery = Delivery {
-            recipients: crate::mail::Recipients::Own(self.users.clone().into()),
-            conversation: CHAT,
-            sequence_number: self.last,
-            priority: crate::mail::Priority::Normal,
-            lane: crate::metrics::Lane::NONE,
-            partition: 0,
-            offset: i64::try_from(self.last).unwrap(),
-            membership: false,
-            created_at_us: 0,
-            frame: frame_bytes(event),
-        };
+        let delivery = Delivery { frame: frame_bytes(event), ..delivery(&self.users, self.last) };
         self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
         if self.random.u8(..4) == 0 {
             let positions = [(0, i64::try_from(self.last).unwrap() + 1)].as_slice().into();
             let tail = Mail::Tail { log: 1, positions, skipped: Skipped::Nothing };
             self.mailboxes.get(0).send(tail).unwrap();
         }
+    }
+
+    /// Somebody types: lost where there is no room, and nobody's sequence number.
+    fn type_something(&mut self) {
+        let typing = TypingChanged { active: self.random.bool() };
+        let event = Event { kind: Some(Kind::TypingChanged(typing)), ..event(CHAT, 0) };
+        let delivery = Delivery {
+            priority: Priority::Ephemeral,
+            frame: frame_bytes(event),
+            ..delivery(&self.users, 0)
+        };
+        self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
     }
 
     /// Any of what is asked is answered, as of now; some of it never.
@@ -319,9 +327,10 @@ impl World {
         let Some(client) = self.random.choice(&mut self.clients) else { return };
         let ack = proto::client::Ack { conversation_id: vec![5; 16], ..Default::default() };
         match kind {
-            0..3 => client
-                .unsent
-                .extend(frame(&ClientFrame { request_id: 9, frame: Some(Up::Ack(ack)) })),
+            0..3 => {
+                let ack = ClientFrame { request_id: 9, frame: Some(Up::Ack(ack)) };
+                client.unsent.extend(frame(&ack, client.speaks_json));
+            }
             3..5 => client.unsent.extend([0x89, 0x80, 0, 0, 0, 0]),
             _ => client.unsent.extend(nonsense),
         }
@@ -380,8 +389,14 @@ impl Client {
         }
         while let Some((opcode, payload)) = self.take_frame() {
             match opcode {
-                0x82 => {
-                    let frame = ServerFrame::decode(&*payload).unwrap();
+                0x81 | 0x82 => {
+                    assert_eq!(opcode == 0x81, self.speaks_json);
+                    let frame = if self.speaks_json {
+                        serde_json::from_slice(&payload).unwrap()
+                    } else {
+                        ServerFrame::decode(&*payload).unwrap()
+                    };
+                    met.told += u64::from(matches!(frame.frame, Some(Down::Gap(_))));
                     met.events += u64::from(matches!(frame.frame, Some(Down::Event(_))));
                     met.resumes += u64::from(matches!(frame.frame, Some(Down::Synced(_))));
                     self.understand(frame, last);
@@ -416,7 +431,12 @@ impl Client {
     fn understand(&mut self, frame: ServerFrame, last: u64) {
         let request_id = frame.request_id;
         match frame.frame {
+            // Nobody's place in the log.
+            Some(Down::Event(event)) if event.sequence_number == 0 => {}
             Some(Down::Event(event)) => self.event(event.sequence_number, last),
+            Some(Down::Gap(gap)) => {
+                self.gap(gap.from_sequence_number, gap.to_sequence_number, last)
+            }
             Some(Down::SyncPage(page)) => {
                 assert!(self.resuming && self.seen.is_none_or(|it| it >= self.cursor));
                 for event in page.events {
@@ -444,6 +464,16 @@ impl Client {
         }
     }
 
+    /// It was too slow for these, which it has to sync; what follows is behind them.
+    fn gap(&mut self, from: u64, to: u64, last: u64) {
+        assert!(from <= to && to <= last, "a gap from {from} to {to} of {last}");
+        if let Some(before) = self.seen {
+            assert!(from > before, "a gap from {from} is told after {before}");
+            assert!(self.gap || from == before + 1, "{before} and then a gap from {from}");
+        }
+        (self.seen, self.gap) = (Some(to), false);
+    }
+
     fn event(&mut self, number: u64, last: u64) {
         assert!((1..=last).contains(&number), "event {number} of {last}");
         if self.resuming {
@@ -460,9 +490,28 @@ impl Client {
     }
 }
 
-fn frame(frame: &ClientFrame) -> Vec<u8> {
-    let payload = frame.encode_to_vec();
-    let mut bytes = vec![0x82, 0x80 | 126];
+fn delivery(users: &[Uuid], sequence_number: u64) -> Delivery {
+    Delivery {
+        recipients: crate::mail::Recipients::Own(users.into()),
+        conversation: CHAT,
+        sequence_number,
+        priority: Priority::Normal,
+        lane: crate::metrics::Lane::NONE,
+        partition: 0,
+        offset: i64::try_from(sequence_number).unwrap(),
+        membership: false,
+        created_at_us: 0,
+        frame: bytes::Bytes::new(),
+    }
+}
+
+fn frame(frame: &ClientFrame, as_json: bool) -> Vec<u8> {
+    let (opcode, payload) = if as_json {
+        (0x81, serde_json::to_vec(frame).unwrap())
+    } else {
+        (0x82, frame.encode_to_vec())
+    };
+    let mut bytes = vec![opcode, 0x80 | 126];
     bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend(payload);
@@ -475,6 +524,8 @@ struct Met {
     events: u64,
     resumes: u64,
     gaps: u64,
+    /// Gaps of slow readers.
+    told: u64,
     overflows: u64,
     ends: u64,
 }
@@ -495,6 +546,7 @@ impl Met {
         self.events += other.events;
         self.resumes += other.resumes;
         self.gaps += other.gaps;
+        self.told += other.told;
         self.overflows += other.overflows;
         self.ends += other.ends;
     }
@@ -544,4 +596,5 @@ fn a_shard_keeps_its_promises_for_any_seed() {
     println!("{seeds} seeds in {:.1} s: {all:?}", started.elapsed().as_secs_f64());
     assert!(all.events > 10 * seeds && all.resumes > seeds, "{all:?}");
     assert!(all.gaps > 0 && all.overflows > 0 && all.ends > seeds, "{all:?}");
+    assert!(all.told > seeds / 20, "{all:?}");
 }

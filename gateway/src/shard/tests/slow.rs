@@ -3,10 +3,16 @@
 use super::harness::{Client, Gateway, big_event, event, frame_bytes};
 use crate::close::Reason;
 use crate::config::Overflow;
-use crate::mail::{Delivery, Mail, Priority};
+use crate::limits::GAPS_MAX;
+use crate::mail::{Asked, Delivery, Mail, Missed, Priority, Recipients};
 use proto::Uuid;
+use proto::client::client_frame::Frame as Up;
 use proto::client::server_frame::Frame as Down;
-use proto::client::{Event, ReceiptCount, ReceiptSummary, TypingChanged, event::Kind};
+use proto::client::{
+    Event, Hello, ReceiptCount, ReceiptSummary, Sync, SyncPage, TypingChanged, event::Kind,
+};
+use proto::link::SyncResult;
+use proto::link::response::Response;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -218,5 +224,79 @@ fn of_ephemeral_events_about_the_same_a_slow_reader_gets_the_last() {
     }
     assert_eq!(notices, [(1, false), (2, true)]);
     assert_eq!(gateway.counts(0).events_coalesced.get(), 49);
+    gateway.stop();
+}
+
+#[test]
+fn so_many_gaps_wait_for_a_slow_reader_and_one_more_closes_it() {
+    let gateway = gapping();
+    let read_gaps = |gaps: usize| {
+        let user = proto::id::new();
+        let mut client = Client::greeted(&gateway, user, true);
+        fill_socket(&gateway, user);
+        for conversation in 0..gaps {
+            let missed = Missed {
+                recipients: Recipients::Own(vec![user].into()),
+                conversation: Uuid::from_u128(conversation as u128 + 1_000),
+                from: 1,
+                to: 2,
+            };
+            gateway.mailboxes.get(0).send(Mail::Missed(missed)).unwrap();
+        }
+        // The census is answered behind all these letters.
+        gateway.allocations();
+        if gaps > GAPS_MAX {
+            assert_eq!(client.close_code(), Some(4008));
+            return;
+        }
+        let mut told = BTreeSet::new();
+        while told.len() < gaps {
+            if let (0, Down::Gap(gap)) = client.next() {
+                assert!(told.insert(gap.conversation_id));
+            }
+        }
+    };
+    read_gaps(GAPS_MAX);
+    read_gaps(GAPS_MAX + 1);
+    gateway.stop();
+}
+
+/// Asks for a page of one event, and answers.
+fn sync(gateway: &Gateway, client: &mut Client, text_bytes: usize) {
+    client.send(5, Up::Sync(Sync::default()));
+    let page = SyncPage { conversation_id: vec![7; 16], events: vec![big_event(text_bytes)] };
+    let result = SyncResult { pages: vec![page], verdicts: vec![] };
+    gateway.answer(&gateway.next_ask(), Asked::Sync, Ok(Response::Sync(result)));
+}
+
+#[test]
+fn while_too_much_waits_for_slow_readers_nobody_else_catches_up() {
+    let gateway = Gateway::start(1, |settings| {
+        settings.ring_entries = 64;
+        settings.ring_bytes_max = 1 << 24;
+        settings.backlog_bytes_max = 100_000;
+    });
+    let users = [proto::id::new(), proto::id::new()];
+    let [mut slow, mut other] = users.map(|user| Client::greeted(&gateway, user, true));
+    fill_socket(&gateway, users[0]);
+    // What is there does not yet reach the limit, and then does.
+    for _ in 0..2 {
+        sync(&gateway, &mut slow, 60_000);
+    }
+    sync(&gateway, &mut other, 10);
+    let (5, Down::Error(error)) = other.next() else { panic!("an error is awaited") };
+    assert!(error.code == "overloaded" && error.retryable, "{error:?}");
+    let mut third = Client::connect(&gateway, true);
+    third.send(1, Up::Hello(Hello { resume: true, ..gateway.hello(users[1]) }));
+    let refused = [third.next(), third.next()];
+    let is_refused =
+        |it: &(u64, Down)| matches!(it, (1, Down::Error(error)) if error.code == "overloaded");
+    assert!(refused.iter().any(is_refused), "{refused:?}");
+    let mut pages = 0;
+    while pages < 2 {
+        pages += usize::from(matches!(slow.next(), (5, Down::SyncPage(_))));
+    }
+    sync(&gateway, &mut other, 10);
+    assert!(matches!(other.next(), (5, Down::SyncPage(_))));
     gateway.stop();
 }
