@@ -14,6 +14,12 @@ pub(crate) struct Now {
 }
 
 impl Now {
+    /// Microseconds since the shard's start, to a millisecond. Rates are counted in this: whoever was let
+    /// in while the wall clock was ahead would be locked out once it is set right.
+    pub(crate) fn since_start_us(self) -> u64 {
+        self.ms.saturating_mul(1_000)
+    }
+
     pub(crate) fn wall_s(self) -> u64 {
         self.wall_us / 1_000_000
     }

@@ -6,6 +6,7 @@ mod accounts;
 mod api;
 mod database;
 mod failpoints;
+mod immense;
 mod rate;
 mod receipts;
 mod remembered;

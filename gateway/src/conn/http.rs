@@ -66,7 +66,7 @@ impl Http {
         self.keep_alive = head.keep_alive;
         self.is_head = head.method == "HEAD";
         let client = lent.policy.proxies.client(self.peer, head);
-        if let Err(retry) = lent.limits.request(client, lent.now.wall_us) {
+        if let Err(retry) = lent.limits.request(client, lent.now.since_start_us()) {
             write(respond::too_many_requests(retry, head.keep_alive), lent);
             return Next::Pause(Pause::Written);
         }

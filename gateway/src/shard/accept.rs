@@ -102,7 +102,7 @@ impl Shard {
         let address = if proxies.is_trusted(peer) {
             None
         } else {
-            match self.settings.limits.enter(peer, self.now.wall_us) {
+            match self.settings.limits.enter(peer, self.now.since_start_us()) {
                 Ok(key) => Some(key),
                 Err(retry) => {
                     self.counts.closed(Reason::AddressLimited);

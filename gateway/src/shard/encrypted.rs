@@ -127,7 +127,7 @@ impl Shard {
     /// The proxy has said who the client is; without a client it speaks for itself.
     fn introduced(&mut self, slot: u32, client: Option<std::net::IpAddr>) -> Look {
         if let Some(client) = client {
-            let entered = self.settings.limits.enter(client, self.now.wall_us);
+            let entered = self.settings.limits.enter(client, self.now.since_start_us());
             let Some(connection) = self.table.get_mut(slot) else { return Look::Done };
             connection.conn = Conn::new(client);
             match entered {

@@ -57,7 +57,7 @@ impl Shard {
     /// Before its hello a connection is nobody's, and has its address's limits.
     fn check_rate(&self, slot: u32) -> Result<(), Error> {
         let Some(session) = self.table.session(slot) else { return Ok(()) };
-        let retry = match self.settings.limits.frame(&session.user, self.now.wall_us) {
+        let retry = match self.settings.limits.frame(&session.user, self.now.since_start_us()) {
             Ok(()) => return Ok(()),
             Err(retry) => retry,
         };

@@ -10,34 +10,37 @@
 
 use super::harness::{event, frame_bytes, narrow, settings, token_at, upgrade_request, verifier};
 use crate::clock::Now;
+use crate::close::Reason;
 use crate::config::Overflow;
 use crate::inbound::listen::Bound;
 use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Priority, Skipped};
 use crate::mailbox::{Mailboxes, pair};
 use crate::metrics::GatewayMetrics;
 use crate::progress::Progress;
+use crate::rate::{Allowed, Limits};
 use crate::shard::{BELL, Beyond, Parts, Shard};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fastrand::Rng;
 use mio::{Poll, Waker};
+use proto::Uuid;
 use proto::client::client_frame::Frame as Up;
 use proto::client::event::Kind;
-use proto::client::server_frame::Frame as Down;
 use proto::client::{
-    ClientFrame, Cursor, Event, Hello, Message as ChatMessage, ServerFrame, SyncPage,
-    TypingChanged, Verdict,
+    ClientFrame, Cursor, Event, Hello, Message as ChatMessage, SyncPage, TypingChanged, Verdict,
 };
 use proto::error::ErrorCode;
 use proto::link::SyncResult;
 use proto::link::response::Response;
-use proto::{Message, Uuid};
 use socket2::SockRef;
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+mod client;
+use client::{Client, frame};
 
 const SEEDS: u64 = 500;
 const STEPS: usize = 250;
@@ -47,6 +50,7 @@ const HELLO: u64 = 1;
 const CHAT: Uuid = Uuid::from_u128(5);
 /// A point in time as good as any.
 const EPOCH_S: u64 = 1_800_000_000;
+const DAY_S: i64 = 86_400;
 
 struct Notebook(Sender<Ask>);
 
@@ -62,26 +66,6 @@ impl Beyond for Notebook {
     fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {}
 }
 
-/// What a client has understood so far.
-struct Client {
-    stream: TcpStream,
-    user: usize,
-    speaks_json: bool,
-    reads: bool,
-    /// Bytes that it has yet to write.
-    unsent: VecDeque<u8>,
-    /// Bytes that it has read and not understood.
-    unread: Vec<u8>,
-    upgraded: bool,
-    /// It asked to resume from here; pages and verdict are awaited.
-    cursor: u64,
-    resuming: bool,
-    /// The last event that it has seen without a hole; None until it knows where it stands.
-    seen: Option<u64>,
-    /// It was told that something may be missing.
-    gap: bool,
-}
-
 struct World {
     shard: Shard,
     mailboxes: Mailboxes,
@@ -93,6 +77,8 @@ struct World {
     /// The last event of the conversation, which all users are members of.
     last: u64,
     now_ms: u64,
+    /// How far the wall clock is off.
+    wall_off_s: i64,
     random: Rng,
     met: Met,
 }
@@ -112,6 +98,9 @@ impl World {
         let mailboxes = Mailboxes::new(vec![mailbox]);
         let (sender, asks) = unbounded();
         let mut settings = settings();
+        // More than anybody here comes near to.
+        let allowed = Allowed { connects_per_s: 500, frames_per_s: 500, ..Allowed::default() };
+        settings.limits = Arc::new(Limits::new(allowed));
         settings.ring_entries = 16;
         settings.ring_bytes_max = 65_536;
         settings.overflow = if seed.is_multiple_of(2) { Overflow::Gap } else { Overflow::Close };
@@ -135,14 +124,28 @@ impl World {
         let users = (1..=USERS as u128).map(Uuid::from_u128).collect();
         let (waiting, clients) = (Vec::new(), Vec::new());
         let shard = Shard::new(parts);
-        let (last, now_ms) = (0, 0);
+        let (last, now_ms, wall_off_s) = (0, 0, 0);
         let met = Met::default();
-        Self { shard, mailboxes, asks, waiting, address, users, clients, last, now_ms, random, met }
+        Self {
+            shard,
+            mailboxes,
+            asks,
+            waiting,
+            address,
+            users,
+            clients,
+            last,
+            now_ms,
+            wall_off_s,
+            random,
+            met,
+        }
     }
 
     /// One turn of the shard's loop.
     fn turn(&mut self) {
-        let wall_us = EPOCH_S * 1_000_000 + self.now_ms * 1_000;
+        let wall_us =
+            EPOCH_S.saturating_add_signed(self.wall_off_s) * 1_000_000 + self.now_ms * 1_000;
         self.shard.clock.simulated = Some(Now { ms: self.now_ms, wall_us });
         // Somebody to look at who is not there: the poll does not wait.
         self.shard.ready.push(u32::MAX);
@@ -184,6 +187,8 @@ impl World {
                     client.reads = !client.reads;
                 }
             }
+            // The wall clock jumps; whatever is counted or timed goes on as before.
+            13 => self.wall_off_s = self.random.choice([-DAY_S, 0, DAY_S]).unwrap(),
             12 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
             _ => {}
         }
@@ -356,140 +361,6 @@ impl World {
     }
 }
 
-impl Client {
-    fn write(&mut self, random: &mut Rng) {
-        let piece = random.choice([1, 5, 60, 2_000]).unwrap().min(self.unsent.len());
-        let bytes: Vec<u8> = self.unsent.iter().take(piece).copied().collect();
-        if let Ok(count) = (&self.stream).write(&bytes) {
-            self.unsent.drain(..count);
-        }
-    }
-
-    /// Reads what is there; false if the connection is over.
-    fn read(&mut self, last: u64, met: &mut Met) -> bool {
-        let mut chunk = [0; 16_384];
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return false,
-                Ok(count) => self.unread.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return false,
-            }
-        }
-        if !self.upgraded {
-            let Some(end) = self.unread.windows(4).position(|it| it == b"\r\n\r\n") else {
-                return true;
-            };
-            assert!(self.unread.starts_with(b"HTTP/1.1 "), "no answer of HTTP");
-            if !self.unread.starts_with(b"HTTP/1.1 101 ") {
-                return false;
-            }
-            self.unread.drain(..end + 4);
-            self.upgraded = true;
-        }
-        while let Some((opcode, payload)) = self.take_frame() {
-            match opcode {
-                0x81 | 0x82 => {
-                    assert_eq!(opcode == 0x81, self.speaks_json);
-                    let frame = if self.speaks_json {
-                        serde_json::from_slice(&payload).unwrap()
-                    } else {
-                        ServerFrame::decode(&*payload).unwrap()
-                    };
-                    met.told += u64::from(matches!(frame.frame, Some(Down::Gap(_))));
-                    met.events += u64::from(matches!(frame.frame, Some(Down::Event(_))));
-                    met.resumes += u64::from(matches!(frame.frame, Some(Down::Synced(_))));
-                    self.understand(frame, last);
-                    met.gaps += u64::from(self.gap);
-                }
-                0x88 => return false,
-                0x89 | 0x8a => {}
-                other => panic!("a frame that begins with {other:#x}"),
-            }
-        }
-        true
-    }
-
-    fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let (start, length) = match *self.unread.get(1)? {
-            126 => {
-                let bytes = [*self.unread.get(2)?, *self.unread.get(3)?];
-                (4, usize::from(u16::from_be_bytes(bytes)))
-            }
-            length => (2, usize::from(length)),
-        };
-        assert!(self.unread[1] < 127, "no frame of this simulation is that long");
-        if self.unread.len() < start + length {
-            return None;
-        }
-        let opcode = self.unread[0];
-        let payload = self.unread[start..start + length].to_vec();
-        self.unread.drain(..start + length);
-        Some((opcode, payload))
-    }
-
-    fn understand(&mut self, frame: ServerFrame, last: u64) {
-        let request_id = frame.request_id;
-        match frame.frame {
-            // Nobody's place in the log.
-            Some(Down::Event(event)) if event.sequence_number == 0 => {}
-            Some(Down::Event(event)) => self.event(event.sequence_number, last),
-            Some(Down::Gap(gap)) => {
-                self.gap(gap.from_sequence_number, gap.to_sequence_number, last)
-            }
-            Some(Down::SyncPage(page)) => {
-                assert!(self.resuming && self.seen.is_none_or(|it| it >= self.cursor));
-                for event in page.events {
-                    let before = self.seen.unwrap_or(self.cursor);
-                    assert_eq!(event.sequence_number, before + 1, "a page has a hole");
-                    self.seen = Some(event.sequence_number);
-                }
-            }
-            Some(Down::Synced(synced)) => {
-                let verdict = &synced.verdicts[0];
-                let complete = verdict.complete_to_sequence_number;
-                assert!(complete <= last);
-                self.gap = verdict.gap_to_sequence_number > 0;
-                if !self.gap {
-                    assert_eq!(self.seen.unwrap_or(self.cursor), complete, "the verdict is wrong");
-                    self.seen = Some(complete);
-                }
-                self.resuming = false;
-            }
-            // The resume failed: it is live, and has to sync.
-            Some(Down::Error(error)) if request_id == HELLO && error.code == "unavailable" => {
-                (self.resuming, self.seen) = (false, None);
-            }
-            _ => {}
-        }
-    }
-
-    /// It was too slow for these, which it has to sync; what follows is behind them.
-    fn gap(&mut self, from: u64, to: u64, last: u64) {
-        assert!(from <= to && to <= last, "a gap from {from} to {to} of {last}");
-        if let Some(before) = self.seen {
-            assert!(from > before, "a gap from {from} is told after {before}");
-            assert!(self.gap || from == before + 1, "{before} and then a gap from {from}");
-        }
-        (self.seen, self.gap) = (Some(to), false);
-    }
-
-    fn event(&mut self, number: u64, last: u64) {
-        assert!((1..=last).contains(&number), "event {number} of {last}");
-        if self.resuming {
-            // Behind the pages: in order, and a hole is what the verdict tells of.
-            let before = self.seen.unwrap_or(self.cursor);
-            assert!(number > before, "{number} comes after {before}");
-        } else if let Some(before) = self.seen.filter(|_| !self.gap) {
-            assert_eq!(number, before + 1, "user {} misses something", self.user);
-        } else if let Some(before) = self.seen {
-            assert!(number > before, "{number} comes after {before}");
-            self.gap = false;
-        }
-        self.seen = Some(number);
-    }
-}
-
 fn delivery(users: &[Uuid], sequence_number: u64) -> Delivery {
     Delivery {
         recipients: crate::mail::Recipients::Own(users.into()),
@@ -503,19 +374,6 @@ fn delivery(users: &[Uuid], sequence_number: u64) -> Delivery {
         created_at_us: 0,
         frame: bytes::Bytes::new(),
     }
-}
-
-fn frame(frame: &ClientFrame, as_json: bool) -> Vec<u8> {
-    let (opcode, payload) = if as_json {
-        (0x81, serde_json::to_vec(frame).unwrap())
-    } else {
-        (0x82, frame.encode_to_vec())
-    };
-    let mut bytes = vec![opcode, 0x80 | 126];
-    bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
 }
 
 /// What a run has come across: a simulation in which nothing happens finds nothing.
@@ -537,6 +395,9 @@ fn run(seed: u64) -> Met {
         world.step();
     }
     world.end();
+    let counts = &world.shard.counts;
+    assert_eq!(counts.frames_limited.get(), 0, "a user is taken for too fast");
+    assert_eq!(counts.closes[Reason::AddressLimited.index()].get(), 0, "so is an address");
     world.met.overflows = world.shard.counts.events_overflowed.get();
     world.met
 }
