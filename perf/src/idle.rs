@@ -21,6 +21,8 @@ struct Report {
     bytes_per_session_user: f64,
     bytes_per_session_kernel: f64,
     cpu_percent: f64,
+    /// The gateways' CPU for a handshake, a token that they have not seen, and the welcome.
+    open_cpu_us_per_session: f64,
     seconds: u64,
     gateways: usize,
     tls: bool,
@@ -76,7 +78,9 @@ pub(crate) fn run(options: &IdleOptions) -> Outcome {
     let mut driver = Driver::new()?;
     let user_before = process::anonymous_bytes_sum(&pids)?;
     let kernel_before = process::kernel_bytes()?;
+    let opening = process::cpu_ns_sum(&pids)?;
     driver.open_all(wanted, &mut quiet)?;
+    let open_cpu_ns = process::cpu_ns_sum(&pids)?.saturating_sub(opening);
     driver.run_until(clock::now_us() + SETTLE_US, &mut quiet, |_| false)?;
     let user_after = process::anonymous_bytes_sum(&pids)?;
     let kernel_after = process::kernel_bytes()?;
@@ -97,6 +101,7 @@ pub(crate) fn run(options: &IdleOptions) -> Outcome {
         bytes_per_session_kernel: rounded(
             per(kernel_after.saturating_sub(kernel_before), sessions) / 2.0,
         ),
+        open_cpu_us_per_session: rounded(per(open_cpu_ns / 1_000, sessions)),
         cpu_percent: rounded(per(cpu_ns / 1_000, wall_us) * 100.0),
         seconds,
         gateways: pids.len(),

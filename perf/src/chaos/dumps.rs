@@ -2,7 +2,7 @@
 
 use super::fleet::{Journal, last_numbers, message_of, websocket_urls};
 use crate::clock;
-use crate::failure::{Context, Outcome};
+use crate::failure::{Context, Failure, Outcome};
 use crate::population::{self, Population};
 use crate::report::progress;
 use crate::stack::Stack;
@@ -12,6 +12,7 @@ use client::{Options, Session, Update, Waited};
 use proto::client::{ServerFrame, event, server_frame};
 use proto::{Message, Uuid, topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashSet};
@@ -92,7 +93,7 @@ pub(super) fn kafka(stack: &Stack, population: &Population, folder: &Path) -> Ou
         .create()
         .reaching("Kafka")?;
     let topic = topics::MESSAGE_CREATED;
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).reaching("Kafka")?;
+    let metadata = patiently(|| consumer.fetch_metadata(Some(topic), PATIENCE))?;
     let partitions = metadata.topics().iter().flat_map(|it| it.partitions());
     let ids: HashSet<Uuid> = population.conversations.iter().map(|it| it.id).collect();
     let mut writer = Writer::create(&folder.join("kafka.jsonl")).doing("the dump of Kafka")?;
@@ -114,14 +115,20 @@ fn dump_partition(
     writer: &mut Writer,
 ) -> Outcome {
     let topic = topics::MESSAGE_CREATED;
-    let (low, high) = consumer.fetch_watermarks(topic, partition, PATIENCE).reaching("Kafka")?;
+    let (low, high) = patiently(|| consumer.fetch_watermarks(topic, partition, PATIENCE))?;
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, partition, Offset::Offset(low)).reaching("Kafka")?;
     consumer.assign(&assignment).reaching("Kafka")?;
     let until_us = clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
     let mut next = low;
     while next < high && clock::now_us() < until_us {
-        let Some(record) = consumer.poll(STEP) else {
+        let polled = consumer.poll(STEP);
+        if let Some(Err(error)) = &polled {
+            // A broker that was just lost, or lost its partitions: the client finds the next one.
+            progress!("perf: reading Kafka: {error}; going on");
+            continue;
+        }
+        let Some(Ok(record)) = polled else {
             // Numbers that no record has (control records) may end a partition.
             let position = consumer.position().reaching("Kafka")?;
             let at = position.find_partition(topic, partition).map(|it| it.offset());
@@ -130,7 +137,6 @@ fn dump_partition(
             }
             continue;
         };
-        let record = record.reaching("Kafka")?;
         next = record.offset() + 1;
         let key = record.key().and_then(|key| Uuid::from_slice(key).ok());
         if let Some(id) = key.filter(|id| ids.contains(id)) {
@@ -139,7 +145,22 @@ fn dump_partition(
             writer.append(&operation).doing("the dump of Kafka")?;
         }
     }
+    if next < high {
+        let words = format!("partition {partition} of {topic} was read to {next} of {high} alone");
+        return Err(Failure::Unreachable(words));
+    }
     Ok(())
+}
+
+/// Asks brokers that were just lost and are coming back, until one answers.
+fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> Outcome<T> {
+    let until_us = clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+    loop {
+        match ask() {
+            Err(_) if clock::now_us() < until_us => std::thread::sleep(STEP),
+            answer => return answer.reaching("Kafka"),
+        }
+    }
 }
 
 fn operation(conversation: Uuid, (partition, offset): (i32, i64), value: &[u8]) -> Operation {
