@@ -136,16 +136,12 @@ fn wanted(options: &ChaosOptions) -> Outcome<Wanted> {
 }
 
 fn brokers(options: &ChaosOptions) -> Outcome<u64> {
-    match (options.brokers, &options.common.dir) {
-        (Some(brokers), Some(_)) => Err(Failure::Usage(format!(
-            "--brokers {brokers} is for a stack that is brought up, but --dir names one"
-        ))),
-        (Some(brokers @ (1 | CLUSTER)), None) => Ok(brokers),
-        (Some(brokers), None) => {
-            Err(Failure::Usage(format!("--brokers is {brokers}, but 1 or {CLUSTER} is required")))
-        }
-        (None, _) => Ok(1),
+    let Some(brokers) = options.brokers else { return Ok(1) };
+    options.common.brings_up(&format!("--brokers {brokers}"))?;
+    if brokers == 1 || brokers == CLUSTER {
+        return Ok(brokers);
     }
+    Err(Failure::Usage(format!("--brokers is {brokers}, but 1 or {CLUSTER} is required")))
 }
 
 /// What some faults need of a stack that is about to be brought up, as far as this machine has it.

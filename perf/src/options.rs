@@ -64,6 +64,17 @@ pub(crate) struct Common {
     pub(crate) gateways: Option<u64>,
 }
 
+impl Common {
+    /// Refuses an option that says how a stack is brought up where one is named.
+    pub(crate) fn brings_up(&self, option: &str) -> Outcome {
+        if self.dir.is_none() {
+            return Ok(());
+        }
+        let words = format!("{option} is for a stack that is brought up, but --dir names one");
+        Err(Failure::Usage(words))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct WriteOptions {
     #[command(flatten)]

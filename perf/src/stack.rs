@@ -68,9 +68,7 @@ impl Stack {
     ) -> Outcome<Self> {
         if let Some(dir) = &common.dir {
             if let Some(gateways) = common.gateways {
-                return Err(Failure::Usage(format!(
-                    "--gateways {gateways} is for a stack that is brought up, but --dir names one"
-                )));
+                common.brings_up(&format!("--gateways {gateways}"))?;
             }
             let stack = Self { dir: dir.clone(), owned: false };
             stack.get("REALCHAT_URL")?;

@@ -40,3 +40,8 @@ at() { # URL NAME COMMAND...
 field() { # NAME
   sed -n -E "s/.*\"$1\":\"?([^\",}]*)\"?.*/\1/p" | head -n 1
 }
+
+# Has a file so many lines by now?
+has_lines() { # FILE COUNT
+  (($(wc -l <"$1") >= $2))
+}

@@ -82,10 +82,11 @@ kafka_node() { # NAME
 }
 
 kafka_settings() { # NAME
-  local broker controller name voters=''
+  local broker controller name port voters=''
   read -r broker controller < <(part_ports "$1")
   while IFS= read -r name; do
-    voters+="${voters:+,}$(kafka_node "$name")@127.0.0.1:$(admin_port "$name")"
+    read -r _ port < <(part_ports "$name")
+    voters+="${voters:+,}$(kafka_node "$name")@127.0.0.1:$port"
   done < <(broker_parts)
   # Of three nodes one may be away.
   sed -e "s/@BROKER_PORT@/$broker/g" -e "s/@CONTROLLER_PORT@/$controller/g" \

@@ -45,10 +45,6 @@ logged() { # TEXT
   grep -q -F -- "$1" "$REALCHAT_DIR/logs/beside.log"
 }
 
-has_lines() { # FILE COUNT
-  (($(wc -l <"$1") >= $2))
-}
-
 new_certificate
 cp "$work/tls/certificate.pem" "$work/first.pem"
 first=$(fingerprint <"$work/first.pem")

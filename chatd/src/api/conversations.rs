@@ -72,9 +72,8 @@ pub(super) fn create(
     let member_ids = members_asked(databases, &asked.members, asked.member_ids)?;
     let identity = call.identity()?;
     let made = (identity.user_id, identity.device_id);
-    let key = asked.idempotency_key.filter(|it| !it.is_empty());
-    let append =
-        create_conversation(made, key.as_deref(), &asked.title, member_ids, &call.traceparent)?;
+    let key = chosen(asked.idempotency_key.as_deref());
+    let append = create_conversation(made, key, &asked.title, member_ids, &call.traceparent)?;
     let conversation_id = append.conversation_id;
     app.writers.append(append, call.deadline)?;
     answer_one(201, databases, call, conversation_id)
@@ -100,7 +99,7 @@ pub(super) fn change(
 ) -> Result<HttpAnswer, Failure> {
     let asked: ChangeSettings = call.json()?;
     let change = Change::Title { title: asked.title };
-    append(app, call, change, asked.idempotency_key.as_deref())?;
+    append(app, call, change, chosen(asked.idempotency_key.as_deref()))?;
     answer_one(200, databases, call, call.id(0)?)
 }
 
@@ -145,7 +144,7 @@ pub(super) fn add_members(
     // Who is not a member learns nothing, not even which names exist.
     read::membership(databases.messaging()?, call.id(0)?, call.identity()?.user_id)?;
     let user_ids = members_asked(databases, &asked.names, asked.user_ids)?;
-    let key = asked.idempotency_key.as_deref().filter(|it| !it.is_empty());
+    let key = chosen(asked.idempotency_key.as_deref());
     append(app, call, Change::Add { user_ids, is_keyed: key.is_some() }, key)
 }
 
@@ -166,10 +165,15 @@ fn append(
 ) -> Result<HttpAnswer, Failure> {
     let identity = call.identity()?;
     let sender = (identity.user_id, identity.device_id);
-    let key = key_or_fresh(key.filter(|it| !it.is_empty()));
-    let append = Append::new(call.id(0)?, sender, key, call.traceparent.clone(), change)?;
+    let append =
+        Append::new(call.id(0)?, sender, key_or_fresh(key), call.traceparent.clone(), change)?;
     let appended = app.writers.append(append, call.deadline)?;
     Ok(HttpAnswer::ok(json!({ "sequence_number": appended.sequence_number })))
+}
+
+/// An empty key is none.
+fn chosen(key: Option<&str>) -> Option<&str> {
+    key.filter(|it| !it.is_empty())
 }
 
 /// Without a key of the client's the request is told apart from every other one; a fresh key still

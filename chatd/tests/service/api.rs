@@ -1,5 +1,6 @@
 //! The JSON API and the link's questions: who may see what, and within which bounds.
 
+use crate::support::people::sequence_numbers;
 use crate::support::postgres::free_port;
 use crate::support::{Chatd, Database, Person, metric};
 use proto::Uuid;
@@ -24,11 +25,6 @@ fn stage() -> Stage {
     let (alice, bob, mallory) = (register("alice"), register("bob"), register("mallory"));
     let conversation_id = alice.create(&chatd, &[&bob]);
     Stage { database, chatd, alice, bob, mallory, conversation_id }
-}
-
-fn sequence_numbers(page: &Value) -> Vec<u64> {
-    let events = page["events"].as_array().unwrap();
-    events.iter().map(|it| it["sequence_number"].as_u64().unwrap()).collect()
 }
 
 fn synced(person: &Person, chatd: &Chatd, cursors: &[(Uuid, u64)]) -> (Vec<u64>, u64, bool) {

@@ -2,10 +2,9 @@
 //! nothing takes longer for what lies before.
 
 use crate::support::chatd::Chatd;
-use crate::support::people::Person;
+use crate::support::people::{Person, sequence_numbers};
 use crate::support::postgres::Database;
 use proto::Uuid;
-use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// The last event before the test's own.
@@ -39,11 +38,6 @@ fn in_time<T>(what: &str, ask: impl FnOnce() -> T) -> T {
     answer
 }
 
-fn numbers(page: &Value) -> Vec<u64> {
-    let events = page["events"].as_array().unwrap();
-    events.iter().map(|it| it["sequence_number"].as_u64().unwrap()).collect()
-}
-
 #[test]
 fn a_conversation_of_billions_is_read_and_written_as_any_other() {
     let database = Database::new();
@@ -70,10 +64,10 @@ fn a_conversation_of_billions_is_read_and_written_as_any_other() {
     assert_eq!((gap, verdict.reset), ((102, LAST + 1), false));
 
     let page = in_time("a page", || bob.get(&chatd, &format!("{base}/events?limit=3")));
-    assert_eq!(numbers(&page), [LAST - 1, LAST, LAST + 1]);
+    assert_eq!(sequence_numbers(&page), [LAST - 1, LAST, LAST + 1]);
     let target = format!("{base}/events?limit=2&before={}", LAST - 100);
     assert_eq!(
-        numbers(&in_time("an older page", || bob.get(&chatd, &target))),
+        sequence_numbers(&in_time("an older page", || bob.get(&chatd, &target))),
         [LAST - 102, LAST - 101]
     );
 

@@ -54,7 +54,7 @@ fn full_sync(
     journal: &Journal,
 ) -> Outcome {
     let (session, events) = Session::connect(options).doing("a client")?;
-    let until_us = clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+    let until_us = give_up_us();
     let mut seen: BTreeMap<Uuid, u64> = BTreeMap::new();
     let is_whole = |seen: &BTreeMap<Uuid, u64>| {
         wanted.iter().all(|(id, last)| seen.get(id).copied().unwrap_or_default() >= *last)
@@ -119,23 +119,25 @@ fn dump_partition(
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, partition, Offset::Offset(low)).reaching("Kafka")?;
     consumer.assign(&assignment).reaching("Kafka")?;
-    let until_us = clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+    let until_us = give_up_us();
     let mut next = low;
     while next < high && clock::now_us() < until_us {
-        let polled = consumer.poll(STEP);
-        if let Some(Err(error)) = &polled {
-            // A broker that was just lost, or lost its partitions: the client finds the next one.
-            progress!("perf: reading Kafka: {error}; going on");
-            continue;
-        }
-        let Some(Ok(record)) = polled else {
-            // Numbers that no record has (control records) may end a partition.
-            let position = consumer.position().reaching("Kafka")?;
-            let at = position.find_partition(topic, partition).map(|it| it.offset());
-            if let Some(Offset::Offset(at)) = at {
-                next = next.max(at);
+        let record = match consumer.poll(STEP) {
+            Some(Ok(record)) => record,
+            Some(Err(error)) => {
+                // A broker that was just lost, or lost its partitions: the client finds the next one.
+                progress!("perf: reading Kafka: {error}; going on");
+                continue;
             }
-            continue;
+            None => {
+                // Numbers that no record has (control records) may end a partition.
+                let position = consumer.position().reaching("Kafka")?;
+                let at = position.find_partition(topic, partition).map(|it| it.offset());
+                if let Some(Offset::Offset(at)) = at {
+                    next = next.max(at);
+                }
+                continue;
+            }
         };
         next = record.offset() + 1;
         let key = record.key().and_then(|key| Uuid::from_slice(key).ok());
@@ -152,9 +154,14 @@ fn dump_partition(
     Ok(())
 }
 
+/// When what is waited for from now on is given up.
+fn give_up_us() -> u64 {
+    clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Asks brokers that were just lost and are coming back, until one answers.
 fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> Outcome<T> {
-    let until_us = clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+    let until_us = give_up_us();
     loop {
         match ask() {
             Err(_) if clock::now_us() < until_us => std::thread::sleep(STEP),
@@ -184,7 +191,7 @@ fn operation(conversation: Uuid, (partition, offset): (i32, i64), value: &[u8]) 
 
 fn wait_relayed(stack: &Stack) -> Outcome {
     let mut database = population::connect(&stack.database_url()?)?;
-    let until_us = clock::now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+    let until_us = give_up_us();
     loop {
         let row = database
             .query_one("SELECT count(*) FROM messaging.outbox", &[])

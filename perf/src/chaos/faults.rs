@@ -1,5 +1,6 @@
 //! What can be done to a stack. Its supervisors start again whatever ends.
 
+use super::CLUSTER;
 use super::failpoints;
 use super::network::{Cut, Network};
 use super::shim::Shim;
@@ -176,7 +177,9 @@ impl<'a> Arena<'a> {
                 Err("the packet filter cannot be used; that takes nft and root")
             }
             Kind::Failpoint(_) | Kind::ClockJump if !self.has_failpoints => Err(NO_FAILPOINTS),
-            Kind::Alone if self.parts(fault).is_ok_and(|it| it.len() < 3) => Err(NO_CLUSTER),
+            Kind::Alone if self.parts(fault).is_ok_and(|it| (it.len() as u64) < CLUSTER) => {
+                Err(NO_CLUSTER)
+            }
             Kind::Full if self.disk.is_none() => Err("PostgreSQL's data are on no file system of \
                  their own; perf chaos gives them one in a stack that it brings up, as root"),
             Kind::FsyncError if self.shim.is_none() => Err("PostgreSQL runs without a shim; perf \

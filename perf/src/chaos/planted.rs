@@ -47,10 +47,7 @@ pub(super) fn run(options: &ChaosOptions, wanted: Wanted, bug: &str) -> Outcome 
     let bug = PLANTED.into_iter().find(|it| *it == bug).ok_or_else(|| {
         Failure::Usage(format!("--planted is {bug:?}, but {} are allowed", PLANTED.join(", ")))
     })?;
-    if options.common.dir.is_some() {
-        let words = "--planted is for a stack that is brought up, but --dir names one";
-        return Err(Failure::Usage(words.into()));
-    }
+    options.common.brings_up("--planted")?;
     let faults = match options.faults.as_slice() {
         [] => exposing(bug)?,
         _ => wanted.faults,

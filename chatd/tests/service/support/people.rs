@@ -151,6 +151,12 @@ impl Person {
     }
 }
 
+/// Of the events of a page.
+pub(crate) fn sequence_numbers(page: &Value) -> Vec<u64> {
+    let events = page["events"].as_array().unwrap();
+    events.iter().map(|it| it["sequence_number"].as_u64().unwrap()).collect()
+}
+
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }

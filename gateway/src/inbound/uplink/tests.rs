@@ -114,11 +114,18 @@ impl Gateway {
     }
 
     fn ask(&self, request_id: u64, kind: AskKind) {
-        let session = SessionRef { shard: 0, slot: 7, generation: 3 };
-        let (user, device) = (proto::id::new(), proto::id::new());
-        let traceparent = String::new();
-        let ask = Ask { session, request_id, user, device, traceparent, kind };
-        assert!(self.uplink.ask(ask).is_ok());
+        assert!(self.uplink.ask(ask(request_id, kind)).is_ok());
+    }
+}
+
+fn ask(request_id: u64, kind: AskKind) -> Ask {
+    Ask {
+        session: SessionRef { shard: 0, slot: 7, generation: 3 },
+        request_id,
+        user: proto::id::new(),
+        device: proto::id::new(),
+        traceparent: String::new(),
+        kind,
     }
 }
 
@@ -210,12 +217,7 @@ fn a_full_queue_gives_back_what_it_cannot_take() {
     // Nobody takes anything out of it.
     let (queue, waiting) = bounded(UPLINK_QUEUE_MAX);
     let uplink = Uplink { queues: vec![queue].into(), refused: Counter::default() };
-    let ask = |request_id: u64| {
-        let session = SessionRef { shard: 0, slot: 7, generation: 3 };
-        let (user, device, traceparent) = (proto::id::new(), proto::id::new(), String::new());
-        let kind = send(Uuid::from_u128(9), "hi");
-        uplink.ask(Ask { session, request_id, user, device, traceparent, kind })
-    };
+    let ask = |request_id: u64| uplink.ask(ask(request_id, send(Uuid::from_u128(9), "hi")));
     for request_id in 0..UPLINK_QUEUE_MAX as u64 {
         assert!(ask(request_id).is_ok(), "{request_id}");
     }

@@ -221,18 +221,7 @@ impl Gateway {
     }
 
     pub(super) fn delivery(&self, recipients: Vec<Uuid>, event: Event) -> Delivery {
-        Delivery {
-            recipients: crate::mail::Recipients::Own(recipients.into()),
-            conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
-            sequence_number: event.sequence_number,
-            priority: crate::mail::Priority::Normal,
-            lane: crate::metrics::Lane::NONE,
-            partition: 0,
-            offset: i64::try_from(event.sequence_number).unwrap(),
-            membership: false,
-            created_at_us: daemon::clock::now_us(),
-            frame: frame_bytes(event),
-        }
+        Delivery { created_at_us: daemon::clock::now_us(), ..delivery(recipients, event) }
     }
 
     pub(super) fn deliver(&self, user: Uuid, event: Event) {
@@ -307,6 +296,22 @@ impl Gateway {
             assert_eq!(counts.payloads_live.get(), 1);
             assert_eq!(counts.tls_handshakes.get(), 0);
         }
+    }
+}
+
+/// Of an event that was made at no time.
+pub(super) fn delivery(recipients: Vec<Uuid>, event: Event) -> Delivery {
+    Delivery {
+        recipients: crate::mail::Recipients::Own(recipients.into()),
+        conversation: Uuid::from_slice(&event.conversation_id).unwrap(),
+        sequence_number: event.sequence_number,
+        priority: crate::mail::Priority::Normal,
+        lane: crate::metrics::Lane::NONE,
+        partition: 0,
+        offset: i64::try_from(event.sequence_number).unwrap(),
+        membership: false,
+        created_at_us: 0,
+        frame: frame_bytes(event),
     }
 }
 

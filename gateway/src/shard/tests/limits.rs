@@ -314,14 +314,15 @@ fn a_frame_of_the_largest_size_is_read_and_one_byte_more_closes_with_1009() {
     let gateway = Gateway::start(1, |settings| {
         settings.policy.frames.message_bytes_max = CLIENT_FRAME_BYTES_MAX;
     });
-    // A field that nobody knows fills it up: number 999, its length in three bytes.
     let frame = |bytes: usize| {
-        let text = Up::TokenRefresh(client::TokenRefresh { token: "none".into() });
-        let mut frame = client::ClientFrame { request_id: 7, frame: Some(text) }.encode_to_vec();
-        let length = bytes - frame.len() - 5;
-        varint(999 << 3 | 2, &mut frame);
-        varint(length, &mut frame);
-        frame.resize(bytes, 0);
+        let of_token = |bytes: usize| {
+            let token = "x".repeat(bytes);
+            let frame = Some(Up::TokenRefresh(client::TokenRefresh { token }));
+            client::ClientFrame { request_id: 7, frame }.encode_to_vec()
+        };
+        let around = of_token(bytes).len() - bytes;
+        let frame = of_token(bytes - around);
+        assert_eq!(frame.len(), bytes);
         tungstenite::Message::binary(frame)
     };
     let mut client = Client::greeted(&gateway, proto::id::new(), true);
@@ -330,12 +331,4 @@ fn a_frame_of_the_largest_size_is_read_and_one_byte_more_closes_with_1009() {
     client.socket.send(frame(CLIENT_FRAME_BYTES_MAX + 1)).unwrap();
     assert_eq!(client.close_code(), Some(1009));
     gateway.stop();
-}
-
-fn varint(mut number: usize, out: &mut Vec<u8>) {
-    while number > 127 {
-        out.push(u8::try_from(number & 127 | 128).unwrap());
-        number >>= 7;
-    }
-    out.push(u8::try_from(number).unwrap());
 }

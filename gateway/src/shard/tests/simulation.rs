@@ -8,7 +8,7 @@
 //! is left of them. A failing seed is named with the command that replays it;
 //! `REALCHAT_SIMULATION_SEEDS=N` tries so many.
 
-use super::harness::{event, frame_bytes, narrow, settings, token_at, upgrade_request, verifier};
+use super::harness::{delivery, event, narrow, settings, token_at, upgrade_request, verifier};
 use crate::clock::Now;
 use crate::close::Reason;
 use crate::config::Overflow;
@@ -187,9 +187,9 @@ impl World {
                     client.reads = !client.reads;
                 }
             }
+            12 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
             // The wall clock jumps; whatever is counted or timed goes on as before.
             13 => self.wall_off_s = self.random.choice([-DAY_S, 0, DAY_S]).unwrap(),
-            12 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
             _ => {}
         }
         for index in 0..self.clients.len() {
@@ -248,7 +248,7 @@ impl World {
         let text = "x".repeat(self.random.choice([0, 100, 9_000]).unwrap());
         let message = ChatMessage { text, ..ChatMessage::default() };
         let event = Event { kind: Some(Kind::Message(message)), ..event(CHAT, self.last) };
-        let delivery = Delivery { frame: frame_bytes(event), ..delivery(&self.users, self.last) };
+        let delivery = delivery(self.users.clone(), event);
         self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
         if self.random.u8(..4) == 0 {
             let positions = [(0, i64::try_from(self.last).unwrap() + 1)].as_slice().into();
@@ -261,11 +261,8 @@ impl World {
     fn type_something(&mut self) {
         let typing = TypingChanged { active: self.random.bool() };
         let event = Event { kind: Some(Kind::TypingChanged(typing)), ..event(CHAT, 0) };
-        let delivery = Delivery {
-            priority: Priority::Ephemeral,
-            frame: frame_bytes(event),
-            ..delivery(&self.users, 0)
-        };
+        let delivery =
+            Delivery { priority: Priority::Ephemeral, ..delivery(self.users.clone(), event) };
         self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
     }
 
@@ -358,21 +355,6 @@ impl World {
         assert_eq!(self.shard.rings.borrowed(), 0, "rings are left");
         assert_eq!((self.shard.queued, self.shard.backlog_bytes), (0, 0));
         assert!(self.users.iter().all(|user| self.shard.watchers.of(user).is_empty()));
-    }
-}
-
-fn delivery(users: &[Uuid], sequence_number: u64) -> Delivery {
-    Delivery {
-        recipients: crate::mail::Recipients::Own(users.into()),
-        conversation: CHAT,
-        sequence_number,
-        priority: Priority::Normal,
-        lane: crate::metrics::Lane::NONE,
-        partition: 0,
-        offset: i64::try_from(sequence_number).unwrap(),
-        membership: false,
-        created_at_us: 0,
-        frame: bytes::Bytes::new(),
     }
 }
 
