@@ -2,19 +2,23 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one place where the shards' clock is read")]
 
+use std::sync::OnceLock;
 use std::time::Instant;
+
+/// When the first shard started: all count from there, as they share the limits' tables.
+static STARTED: OnceLock<Instant> = OnceLock::new();
 
 /// One reading of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Now {
-    /// Milliseconds since the shard's start; never goes back. Deadlines are in this.
+    /// Milliseconds since the first shard's start; never goes back. Deadlines are in this.
     pub(crate) ms: u64,
     /// Microseconds since the Unix epoch. Timestamps and token lifetimes are in this.
     pub(crate) wall_us: u64,
 }
 
 impl Now {
-    /// Microseconds since the shard's start, to a millisecond. Rates are counted in this: whoever was let
+    /// Microseconds since the first shard's start, to a millisecond. Rates are counted in this: whoever was let
     /// in while the wall clock was ahead would be locked out once it is set right.
     pub(crate) fn since_start_us(self) -> u64 {
         self.ms.saturating_mul(1_000)
@@ -35,7 +39,7 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn start() -> Self {
         Self {
-            started: Instant::now(),
+            started: *STARTED.get_or_init(Instant::now),
             #[cfg(test)]
             simulated: None,
         }

@@ -117,7 +117,7 @@ impl Rates {
 
     fn take(&self, key: Key, now_us: u64) -> Result<(), RetryAfterMs> {
         let latest = now_us + LIMIT_BURST_S * US;
-        // Shards' clocks began a little apart.
+        // Shards read the clock at moments of their own.
         let after = |full_us: u64| full_us.clamp(now_us, latest) + self.token_us;
         let cells = places(key).map(|place| &self.cells[place]);
         let soonest = cells.iter().map(|cell| after(cell.load(Ordering::Relaxed))).min();
