@@ -36,8 +36,9 @@ pub mod rules {
     pub use crate::read::{Membership, Range, answer};
     pub use crate::write::{
         Append, Appended, Attempts, Audience, Audiences, Change, CommitError, ConversationRow,
-        Counting, Cursor, CursorKey, Engine, EventRow, Known, Locked, LockedRow, MemberChange,
-        Moved, Next, OutboxRow, Outcome, Plan, ReceiptCommand, Source, Standing, Store,
+        ConversationState, Counting, Cursor, CursorKey, Engine, EventRow, Known, Locked,
+        MemberChange, Moved, Next, OutboxRow, Outcome, Plan, ReceiptCommand, Source, Standing,
+        Store,
     };
 }
 

@@ -37,7 +37,7 @@ pub(crate) const UNIQUE_ATTEMPTS_MAX: u32 = 3;
 /// Batches whose keys are all looked up after one of them was found in use; until then only the
 /// unique index looks, see `write::engine`.
 pub(crate) const WARY_BATCHES: u32 = 64;
-/// Batches whose conversations are all locked first after one of them was not as it was remembered.
+/// Batches for which nothing is remembered after a conversation was not as it was remembered.
 pub(crate) const CAUTIOUS_BATCHES: u32 = 16;
 /// Conversations that a writer remembers, in two generations of half of it: about 15 MiB.
 pub(crate) const CONVERSATIONS_REMEMBERED_MAX: usize = 131_072;

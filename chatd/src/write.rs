@@ -42,7 +42,7 @@ pub use plan::{ConversationRow, EventRow, Known, Locked, MemberChange, Plan};
 pub use receipts::{Cursor, CursorKey, Standing};
 pub use record::OutboxRow;
 pub(crate) use record::profile_updated;
-pub use statements::{LockedRow, Moved};
+pub use statements::{ConversationState, Moved};
 pub(crate) use statements::{NOTIFY, write_outbox};
 pub(crate) use store::Postgres;
 pub use store::{Audiences, Source, Store};

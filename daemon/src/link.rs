@@ -4,6 +4,7 @@
 mod client;
 mod server;
 mod stream;
+mod write_half;
 
 pub use client::{Client, ClientSettings, LinkError};
 pub use server::{Handler, Incoming, Reply, Server, ServerSettings, serve};

@@ -1,5 +1,7 @@
 //! Limits of what is measured, with their units.
 
+use std::time::Duration;
+
 /// Descriptors that a command keeps for itself, besides its connections.
 pub(crate) const DESCRIPTORS_RESERVED: u64 = 200;
 /// Connections whose handshake is under way at once.
@@ -33,6 +35,9 @@ pub(crate) const NAIVE_CONNECTIONS: usize = 16;
 /// Sends that `perf write` makes one at a time, and how many of them before as many bare commits.
 pub(crate) const LONE_SENDS: usize = 400;
 pub(crate) const LONE_TURN: usize = 50;
+/// Before each of them: until the one before is published, pushed and forgotten, since what that takes is
+/// no part of a send that is alone.
+pub(crate) const LONE_PAUSE: Duration = Duration::from_millis(20);
 /// The part of a run that is not measured, in `perf write` and `perf fanout`.
 pub(crate) const WARM_UP_MS: u64 = 1_000;
 /// A 99th percentile with which a rate is too much for `perf fanout --find-most`.

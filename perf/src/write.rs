@@ -218,16 +218,20 @@ impl Engine {
         Ok(per(acked * 1_000_000, round_us))
     }
 
-    /// One send, and nothing beside it; microseconds until its acknowledgement.
-    fn lone(&mut self) -> Outcome<u64> {
+    /// One send to a conversation, and nothing beside it; microseconds until its acknowledgement.
+    fn lone(&mut self, at: usize) -> Outcome<u64> {
         let start_us = clock::now_us();
-        self.submit()?;
+        self.submit_to(at)?;
         self.take_one(u64::MAX, 0)?;
         Ok(clock::now_us() - start_us)
     }
 
     fn submit(&mut self) -> Outcome {
         let at = self.random.usize(..self.population.conversations.len());
+        self.submit_to(at)
+    }
+
+    fn submit_to(&mut self, at: usize) -> Outcome {
         let conversation = &self.population.conversations[at];
         let sender = self.population.users[conversation.members[0]];
         self.next += 1;

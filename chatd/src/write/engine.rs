@@ -9,7 +9,9 @@
 //! Are the conversations as this writer left them? Locking and reading them is as good a part. So a
 //! batch is planned with what is remembered, and its update compares: if another chatd wrote to one of
 //! them, nothing is written, the batch is done again with every conversation locked first, and so are
-//! the next [`CAUTIOUS_BATCHES`]. What is refused is always refused under the lock.
+//! the next [`CAUTIOUS_BATCHES`]. A few messages of one conversation, which are one statement, are then
+//! planned with what was just read, and compared as well. What is refused is always refused under the
+//! lock.
 
 use super::acknowledge::{Acknowledged, acknowledge};
 use super::audience::{Audience, AudienceCache};
@@ -18,7 +20,7 @@ use super::plan::{Found, Locked, Plan, plan};
 use super::receipts::Standing;
 use super::record::OutboxRow;
 use super::remembered::Remembered;
-use super::statements::{LockedRow, shard};
+use super::statements::{ConversationState, shard};
 use super::store::{Source, Store};
 use crate::failure::{Failure, describe, is_temporary};
 use crate::limits::{CAUTIOUS_BATCHES, COPY_ROWS_MIN, WARY_BATCHES};
@@ -39,7 +41,7 @@ pub struct Engine<S: Source> {
     remembered: Remembered,
     /// Batches whose keys are all looked up from now on.
     wary: u32,
-    /// Batches whose conversations are all locked first from now on.
+    /// Batches for which nothing is remembered from now on.
     cautious: u32,
     /// The relay was not told of what was committed.
     owes_wake: bool,
@@ -50,14 +52,25 @@ pub struct Engine<S: Source> {
 struct Care {
     /// Every key is looked up.
     keys: bool,
-    /// Every conversation is locked before it is planned with.
-    locks: bool,
+    footing: Footing,
+}
+
+/// What conversations are planned with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Footing {
+    /// As this writer left them.
+    Remembered,
+    /// As they were read a moment ago. A batch that is not a single statement locks them.
+    Read,
+    Locked,
 }
 
 /// Why an attempt wrote nothing, or nobody knows whether it did.
 enum Undone {
-    /// A conversation is not as it was remembered, or may not be.
+    /// A conversation is not as it was remembered or read.
     Stale,
+    /// A conversation that nobody has locked would not be written, so that nothing compares it.
+    Uncompared,
     Failed(CommitError),
 }
 
@@ -139,24 +152,27 @@ impl<S: Source> Engine<S> {
         appends: &[&Append],
         receipts: &[&ReceiptCommand],
     ) -> Result<Outcome, CommitError> {
-        let mut care = Care { keys: self.wary > 0, locks: self.cautious > 0 };
+        let footing = if self.cautious > 0 { Footing::Read } else { Footing::Remembered };
+        let mut care = Care { keys: self.wary > 0, footing };
         self.wary = self.wary.saturating_sub(1);
         self.cautious = self.cautious.saturating_sub(1);
         // Each doubt is met once.
         loop {
             match self.attempt(appends, receipts, care) {
                 Ok(outcome) => return Ok(outcome),
-                Err(Undone::Stale) if !care.locks => {
-                    self.cautious = CAUTIOUS_BATCHES;
-                    care.locks = true;
-                }
-                Err(Undone::Stale) => {
+                Err(Undone::Stale | Undone::Uncompared) if care.footing == Footing::Locked => {
                     let reason = "a locked conversation changed".to_owned();
                     return Err(CommitError::Temporary(reason));
                 }
+                Err(Undone::Stale) => {
+                    let was_remembered = care.footing == Footing::Remembered;
+                    self.cautious = CAUTIOUS_BATCHES;
+                    care.footing = if was_remembered { Footing::Read } else { Footing::Locked };
+                }
+                Err(Undone::Uncompared) => care.footing = Footing::Locked,
                 Err(Undone::Failed(CommitError::Unique(_))) if !care.keys => {
                     self.wary = WARY_BATCHES;
-                    care = Care { keys: true, locks: true };
+                    care = Care { keys: true, footing: Footing::Locked };
                 }
                 Err(Undone::Failed(error)) => return Err(error),
             }
@@ -181,12 +197,17 @@ impl<S: Source> Engine<S> {
         let audiences = &mut self.audiences;
         let now_us = self.source.now_us();
         let ids: BTreeSet<Uuid> = appends.iter().map(|it| it.conversation_id).collect();
-        let remembered = if care.locks { None } else { self.remembered.rows(ids.iter()) };
+        let remembered = match care.footing {
+            Footing::Remembered => self.remembered.rows(ids.iter()),
+            Footing::Read | Footing::Locked => None,
+        };
+        let is_alone = ids.len() == 1 && receipts.is_empty() && are_plain(appends);
         let new_id: &mut dyn FnMut() -> Uuid = &mut || self.source.new_id();
         let batch = Batch { connection, audiences, care, now_us, new_id };
         let outcome = match remembered {
-            Some(rows) if rows.len() == 1 && receipts.is_empty() && are_plain(appends) => {
-                batch.append_alone(appends, rows)
+            Some(rows) if is_alone => batch.append_alone(appends, rows),
+            None if is_alone && care.footing != Footing::Locked => {
+                batch.read_and_append(appends, &ids)
             }
             remembered => batch.write(appends, receipts, &ids, remembered),
         };
@@ -222,7 +243,7 @@ impl<S: Source> Engine<S> {
             if self.audiences.get(conversation_id, version).is_none() {
                 self.audiences.put(*conversation_id, version, Arc::clone(audience));
             }
-            self.remembered.put(LockedRow {
+            self.remembered.put(ConversationState {
                 conversation_id: *conversation_id,
                 last_sequence_number: row.after.last_sequence_number,
                 last_message_number: row.after.last_message_number,
@@ -257,7 +278,7 @@ impl<S: Store> Batch<'_, S> {
         appends: &[&'a Append],
         receipts: &[&ReceiptCommand],
         ids: &BTreeSet<Uuid>,
-        remembered: Option<Vec<LockedRow>>,
+        remembered: Option<Vec<ConversationState>>,
     ) -> Result<(Plan<'a>, Acknowledged), Undone> {
         let Self { connection, audiences, care, now_us, new_id } = self;
         connection.transaction(|connection| {
@@ -279,7 +300,7 @@ impl<S: Store> Batch<'_, S> {
         &mut self,
         appends: &[&'a Append],
         ids: &BTreeSet<Uuid>,
-        remembered: Option<Vec<LockedRow>>,
+        remembered: Option<Vec<ConversationState>>,
     ) -> Result<Plan<'a>, Undone> {
         if appends.is_empty() {
             return Ok(Plan::default());
@@ -319,7 +340,7 @@ impl<S: Store> Batch<'_, S> {
     fn append_alone<'a>(
         mut self,
         appends: &[&'a Append],
-        rows: Vec<LockedRow>,
+        rows: Vec<ConversationState>,
     ) -> Result<(Plan<'a>, Acknowledged), Undone> {
         let plan = self.plan_remembered(appends, rows)?;
         // There is nothing between these.
@@ -333,22 +354,33 @@ impl<S: Store> Batch<'_, S> {
         }
     }
 
+    /// The same with a conversation that this writer does not know, or not well.
+    fn read_and_append<'a>(
+        self,
+        appends: &[&'a Append],
+        ids: &BTreeSet<Uuid>,
+    ) -> Result<(Plan<'a>, Acknowledged), Undone> {
+        let ids: Vec<Uuid> = ids.iter().copied().collect();
+        let rows = self.connection.read(&ids)?;
+        if rows.is_empty() { Err(Undone::Uncompared) } else { self.append_alone(appends, rows) }
+    }
+
     /// With conversations that nobody has locked. Each of them must be written, which compares them:
     /// an answer that writes nothing would be told of what is perhaps no longer so.
     fn plan_remembered<'a>(
         &mut self,
         appends: &[&'a Append],
-        rows: Vec<LockedRow>,
+        rows: Vec<ConversationState>,
     ) -> Result<Plan<'a>, Undone> {
         let count = rows.len();
         let plan = self.plan(appends, rows)?;
-        if plan.conversations.len() == count { Ok(plan) } else { Err(Undone::Stale) }
+        if plan.conversations.len() == count { Ok(plan) } else { Err(Undone::Uncompared) }
     }
 
     fn plan<'a>(
         &mut self,
         appends: &[&'a Append],
-        rows: Vec<LockedRow>,
+        rows: Vec<ConversationState>,
     ) -> Result<Plan<'a>, CommitError> {
         let versions: Vec<_> =
             rows.iter().map(|row| (row.conversation_id, row.membership_version)).collect();
@@ -413,11 +445,13 @@ fn standings(
         }
     }
     let rows = connection.read(&unknown.into_iter().collect::<Vec<_>>())?;
-    let versions: Vec<_> = rows.iter().map(|(id, _, version)| (*id, *version)).collect();
+    let versions: Vec<_> =
+        rows.iter().map(|row| (row.conversation_id, row.membership_version)).collect();
     let mut audiences = audiences(connection, cache, &versions)?;
-    for (conversation_id, last_sequence_number, _) in rows {
-        let audience = audiences.remove(&conversation_id).unwrap_or_default();
-        standings.insert(conversation_id, Standing { last_sequence_number, audience });
+    for row in rows {
+        let audience = audiences.remove(&row.conversation_id).unwrap_or_default();
+        let last_sequence_number = row.last_sequence_number;
+        standings.insert(row.conversation_id, Standing { last_sequence_number, audience });
     }
     Ok(standings)
 }

@@ -3,13 +3,13 @@
 //! one whose last number is still the remembered one has not changed at all.
 
 use super::generations::Generations;
-use super::statements::LockedRow;
+use super::statements::ConversationState;
 use crate::limits::CONVERSATIONS_REMEMBERED_MAX;
 use proto::Uuid;
 
 /// By conversation.
 #[derive(Debug)]
-pub(super) struct Remembered(Generations<LockedRow>);
+pub(super) struct Remembered(Generations<ConversationState>);
 
 impl Default for Remembered {
     fn default() -> Self {
@@ -22,11 +22,11 @@ impl Remembered {
     pub(super) fn rows<'a>(
         &mut self,
         ids: impl Iterator<Item = &'a Uuid>,
-    ) -> Option<Vec<LockedRow>> {
+    ) -> Option<Vec<ConversationState>> {
         ids.map(|id| self.0.get(id).copied()).collect()
     }
 
-    pub(super) fn put(&mut self, row: LockedRow) {
+    pub(super) fn put(&mut self, row: ConversationState) {
         self.0.put(row.conversation_id, row, 1);
     }
 
@@ -44,11 +44,11 @@ impl Remembered {
 mod tests {
     use super::*;
 
-    fn row(id: u128, last_sequence_number: u64) -> LockedRow {
-        LockedRow {
+    fn row(id: u128, last_sequence_number: u64) -> ConversationState {
+        ConversationState {
             conversation_id: Uuid::from_u128(id),
             last_sequence_number,
-            ..LockedRow::default()
+            ..ConversationState::default()
         }
     }
 

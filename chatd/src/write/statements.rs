@@ -29,7 +29,8 @@ const LOCK_CONVERSATIONS: Query = Query {
 
 const READ_CONVERSATIONS: Query = Query {
     name: "read_conversations",
-    sql: "SELECT conversation_id, last_sequence_number, membership_version
+    sql: "SELECT conversation_id, last_sequence_number, last_message_number, membership_version,
+                 created_by, last_event_at_us
           FROM messaging.conversations WHERE conversation_id = ANY($1)",
 };
 
@@ -157,7 +158,7 @@ pub(crate) const NOTIFY: &str = "NOTIFY realchat_outbox";
 
 /// A conversation, its audience aside.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LockedRow {
+pub struct ConversationState {
     pub conversation_id: Uuid,
     pub last_sequence_number: u64,
     pub last_message_number: u64,
@@ -166,9 +167,27 @@ pub struct LockedRow {
     pub last_event_at_us: u64,
 }
 
-pub(super) fn lock(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<LockedRow>, Error> {
-    let rows = connection.rows(&LOCK_CONVERSATIONS, &[&ids])?;
-    let row = |row: postgres::Row| LockedRow {
+pub(super) fn lock(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<Vec<ConversationState>, Error> {
+    states(connection, &LOCK_CONVERSATIONS, ids)
+}
+
+/// Without a lock.
+pub(super) fn read(
+    connection: &mut Connection,
+    ids: &[Uuid],
+) -> Result<Vec<ConversationState>, Error> {
+    states(connection, &READ_CONVERSATIONS, ids)
+}
+
+fn states(
+    connection: &mut Connection,
+    query: &Query,
+    ids: &[Uuid],
+) -> Result<Vec<ConversationState>, Error> {
+    let state = |row: postgres::Row| ConversationState {
         conversation_id: row.get(0),
         last_sequence_number: unsigned(row.get(1)),
         last_message_number: unsigned(row.get(2)),
@@ -176,17 +195,7 @@ pub(super) fn lock(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<Lock
         created_by: row.get(4),
         last_event_at_us: unsigned(row.get(5)),
     };
-    Ok(rows.into_iter().map(row).collect())
-}
-
-/// Conversation, last sequence number, membership version; without a lock.
-pub(super) fn read(
-    connection: &mut Connection,
-    ids: &[Uuid],
-) -> Result<Vec<(Uuid, u64, u64)>, Error> {
-    let rows = connection.rows(&READ_CONVERSATIONS, &[&ids])?;
-    let row = |row: &postgres::Row| (row.get(0), unsigned(row.get(1)), unsigned(row.get(2)));
-    Ok(rows.iter().map(row).collect())
+    Ok(connection.rows(query, &[&ids])?.into_iter().map(state).collect())
 }
 
 pub(super) fn audiences(

@@ -8,7 +8,7 @@ use super::engine::CommitError;
 use super::plan::{EventRow, Known, MemberChange, Plan};
 use super::receipts::{Cursor, CursorKey, Standing};
 use super::record::OutboxRow;
-use super::statements::{self as sql, LockedRow, Moved};
+use super::statements::{self as sql, ConversationState, Moved};
 use super::summaries::Counting;
 use super::waker::Waker;
 use crate::db::{Connection, Role, Settings};
@@ -34,10 +34,10 @@ pub trait Store {
     fn rollback(&mut self);
 
     /// Locks and reads conversations, in the order of their ids; those that do not exist are left out.
-    fn lock(&mut self, ids: &[Uuid]) -> Result<Vec<LockedRow>, CommitError>;
+    fn lock(&mut self, ids: &[Uuid]) -> Result<Vec<ConversationState>, CommitError>;
 
-    /// Conversation, last sequence number, membership version; without a lock.
-    fn read(&mut self, ids: &[Uuid]) -> Result<Vec<(Uuid, u64, u64)>, CommitError>;
+    /// The same without a lock.
+    fn read(&mut self, ids: &[Uuid]) -> Result<Vec<ConversationState>, CommitError>;
 
     /// The members of conversations.
     fn audiences(&mut self, ids: &[Uuid]) -> Result<Audiences, CommitError>;
@@ -148,11 +148,11 @@ impl Store for Connection {
         let _ = self.batch("rollback", "ROLLBACK");
     }
 
-    fn lock(&mut self, ids: &[Uuid]) -> Result<Vec<LockedRow>, CommitError> {
+    fn lock(&mut self, ids: &[Uuid]) -> Result<Vec<ConversationState>, CommitError> {
         Ok(sql::lock(self, ids)?)
     }
 
-    fn read(&mut self, ids: &[Uuid]) -> Result<Vec<(Uuid, u64, u64)>, CommitError> {
+    fn read(&mut self, ids: &[Uuid]) -> Result<Vec<ConversationState>, CommitError> {
         Ok(sql::read(self, ids)?)
     }
 

@@ -42,6 +42,26 @@ fn a_lone_send_is_one_statement_and_many_are_not_locked_first() {
 }
 
 #[test]
+fn a_lone_send_to_what_another_chatd_wrote_is_read_and_written_without_a_lock() {
+    let database = Database::new();
+    let admins = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let chatds = admins.each_ref().map(|it| Chatd::start_with(&database, &[("admin.listen", it)]));
+    let alice = Person::register(&chatds[0], "alice");
+    let conversation_id = alice.create(&chatds[0], &[]);
+    let locked = admins.each_ref().map(|it| count(it, "lock_conversations"));
+    for number in 0..40 {
+        let chatd = &chatds[number % 2];
+        alice.send(chatd, conversation_id, &format!("{number}"), "hi").unwrap();
+    }
+    for (admin, locked) in admins.iter().zip(locked) {
+        // All but one that nobody had written to in between.
+        assert!(count(admin, "read_conversations") >= 19);
+        assert_eq!(count(admin, "lock_conversations"), locked);
+    }
+    assert_eq!(assert_no_hole(&database, conversation_id), 41);
+}
+
+#[test]
 fn what_another_chatd_changed_is_noticed_before_anything_is_answered() {
     let database = Database::new();
     let (one, two) = (Chatd::start(&database), Chatd::start(&database));

@@ -2,6 +2,7 @@
 //! of the asker's choice, which comes back with the answer, the error or the missed deadline.
 
 use super::stream::{Stream, nonce};
+use super::write_half::{WriteHalf, Written};
 use crate::limits::{
     LINK_BACKOFF_MS_MAX, LINK_BACKOFF_MS_MIN, LINK_DEADLINE_TICK_MS, LINK_HANDSHAKE_MS_MAX,
     LINK_READ_BYTES, LINK_WRITE_MS_MAX,
@@ -14,7 +15,7 @@ use proto::limits::LINK_FRAME_BYTES_MAX;
 use proto::link::{Challenge, Ready, Request, Response, request, response};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,6 +54,10 @@ struct Shared<T> {
     settings: ClientSettings,
     pending: Mutex<HashMap<u64, Pending<T>>>,
     connected: AtomicBool,
+    /// Of the connection there is.
+    half: Mutex<Option<Arc<WriteHalf>>>,
+    /// The writing thread sleeps until it is told, though a deadline may pass meanwhile.
+    asleep: AtomicBool,
     next_id: AtomicU64,
     on_answer: Box<Callback<T>>,
     on_state: Box<StateCallback>,
@@ -61,7 +66,13 @@ struct Shared<T> {
 /// A link to one server; connects by itself, again and again.
 pub struct Client<T> {
     shared: Arc<Shared<T>>,
-    requests: Sender<Request>,
+    requests: Sender<Outgoing>,
+}
+
+enum Outgoing {
+    Request(Request),
+    /// Look at the [`WriteHalf`], which may have the rest of a request, and at the deadlines.
+    Look,
 }
 
 impl<T> Clone for Client<T> {
@@ -83,6 +94,8 @@ impl<T: Send + 'static> Client<T> {
             settings,
             pending: Mutex::new(HashMap::new()),
             connected: AtomicBool::new(false),
+            half: Mutex::new(None),
+            asleep: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             on_answer: Box::new(on_answer),
             on_state: Box::new(on_state),
@@ -114,9 +127,14 @@ impl<T: Send + 'static> Client<T> {
         }
         let entry = Pending { context, deadline: Instant::now() + deadline };
         pending.insert(request_id, entry);
+        let is_lone = pending.len() == 1;
         drop(pending);
         let request = Request { request_id, deadline_ms, traceparent, request: Some(request) };
-        let refused = match self.requests.try_send(request) {
+        // Without other requests there is nothing to write together with this one.
+        if is_lone && self.is_written(&request) {
+            return Ok(());
+        }
+        let refused = match self.requests.try_send(Outgoing::Request(request)) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(_)) => LinkError::Full,
             Err(TrySendError::Disconnected(_)) => LinkError::Disconnected,
@@ -126,6 +144,21 @@ impl<T: Send + 'static> Client<T> {
             // The link went down in between and already told the asker.
             None => Ok(()),
         }
+    }
+
+    fn is_written(&self, request: &Request) -> bool {
+        let mut bytes = Vec::new();
+        if framing::append(request, &mut bytes).is_err() {
+            return false;
+        }
+        let written = self.shared.half().as_ref().map_or(Written::Not, |it| it.try_write(&bytes));
+        let must_look = written == Written::InPart
+            || (written == Written::Whole && self.shared.asleep.swap(false, Ordering::AcqRel));
+        if must_look {
+            // A full queue is looked at anyway.
+            let _ = self.requests.try_send(Outgoing::Look);
+        }
+        written != Written::Not
     }
 
     /// Whether a request would be written now.
@@ -138,6 +171,10 @@ impl<T: Send + 'static> Client<T> {
 impl<T> Shared<T> {
     fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending<T>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn half(&self) -> MutexGuard<'_, Option<Arc<WriteHalf>>> {
+        self.half.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, request_id: u64, outcome: Result<response::Response, LinkError>) {
@@ -166,7 +203,7 @@ impl<T> Shared<T> {
 }
 
 /// Runs until every [`Client`] is dropped.
-fn keep_connected<T: Send + 'static>(shared: &Arc<Shared<T>>, outgoing: &Receiver<Request>) {
+fn keep_connected<T: Send + 'static>(shared: &Arc<Shared<T>>, outgoing: &Receiver<Outgoing>) {
     let mut backoff_ms = LINK_BACKOFF_MS_MIN;
     loop {
         match connect(&shared.settings) {
@@ -212,23 +249,28 @@ enum Ended {
 
 fn talk<T: Send + 'static>(
     shared: &Arc<Shared<T>>,
-    outgoing: &Receiver<Request>,
-    mut stream: Stream,
+    outgoing: &Receiver<Outgoing>,
+    stream: Stream,
     reader: FrameReader,
 ) -> Ended {
     // Never written to: it ends with the reading thread.
     let (reads, lost) = bounded(0);
-    let Ok(read_stream) = stream.try_clone() else { return Ended::Lost };
+    let (Ok(read_stream), Ok(write_stream)) = (stream.try_clone(), stream.try_clone()) else {
+        return Ended::Lost;
+    };
+    let half = Arc::new(WriteHalf::new(write_stream));
     let own = Arc::clone(shared);
     let spawned = std::thread::Builder::new().name("link-read".into()).spawn(move || {
         read_answers(&own, read_stream, reader);
         drop(reads);
     });
     let Ok(reading) = spawned else { return Ended::Lost };
+    *shared.half() = Some(Arc::clone(&half));
     shared.connected.store(true, Ordering::Release);
     (shared.on_state)(true);
-    let ended = write_requests(shared, outgoing, &mut stream, &lost);
+    let ended = write_requests(shared, outgoing, &half, &lost);
     shared.connected.store(false, Ordering::Release);
+    *shared.half() = None;
     stream.shutdown();
     let _ = reading.join();
     // Requests of the lost connection must not be written on the next: their askers are told now.
@@ -240,16 +282,23 @@ fn talk<T: Send + 'static>(
 
 fn write_requests<T>(
     shared: &Shared<T>,
-    outgoing: &Receiver<Request>,
-    stream: &mut Stream,
+    outgoing: &Receiver<Outgoing>,
+    half: &WriteHalf,
     lost: &Receiver<Infallible>,
 ) -> Ended {
     let tick = Duration::from_millis(LINK_DEADLINE_TICK_MS);
     let mut bytes = Vec::new();
     let mut expired_at = Instant::now();
     loop {
-        // Without a request there is no deadline to wake for.
-        let patience = if shared.pending().is_empty() { Duration::MAX } else { tick };
+        // Without a request there is no deadline to wake for. Asleep before it looks: whoever asks after
+        // that tells it.
+        shared.asleep.store(true, Ordering::SeqCst);
+        let patience = if shared.pending().is_empty() {
+            Duration::MAX
+        } else {
+            shared.asleep.store(false, Ordering::SeqCst);
+            tick
+        };
         let first = select! {
             recv(outgoing) -> request => match request {
                 Ok(request) => Some(request),
@@ -258,12 +307,14 @@ fn write_requests<T>(
             recv(lost) -> _ => return Ended::Lost,
             default(patience) => None,
         };
+        shared.asleep.store(false, Ordering::SeqCst);
         if expired_at.elapsed() >= tick {
             expired_at = Instant::now();
             shared.expire(expired_at);
         }
         bytes.clear();
-        for request in first.into_iter().chain(outgoing.try_iter()) {
+        for outgoing in first.into_iter().chain(outgoing.try_iter()) {
+            let Outgoing::Request(request) = outgoing else { continue };
             if let Err(error) = framing::append(&request, &mut bytes) {
                 tracing::error!(%error, "a request does not fit the link");
                 shared.answer(request.request_id, Err(LinkError::Full));
@@ -272,7 +323,7 @@ fn write_requests<T>(
                 break;
             }
         }
-        if !bytes.is_empty() && stream.write_all(&bytes).is_err() {
+        if half.write_all(&bytes).is_err() {
             return Ended::Lost;
         }
     }

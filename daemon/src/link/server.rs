@@ -2,6 +2,7 @@
 //! connections, so threads are cheap here; requests are handed to the daemon's own threads.
 
 use super::stream::{Listener, Stream, nonce};
+use super::write_half::{WriteHalf, Written};
 use crate::limits::{
     LINK_CONNECTIONS_MAX, LINK_HANDSHAKE_MS_MAX, LINK_IN_FLIGHT_MAX, LINK_READ_BYTES,
     LINK_WRITE_MS_MAX,
@@ -13,7 +14,8 @@ use proto::framing::{self, FrameReader};
 use proto::handshake::{self, HANDSHAKE_FRAME_BYTES_MAX};
 use proto::limits::LINK_FRAME_BYTES_MAX;
 use proto::link::{Pong, Proof, Request, Response, request, response};
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -45,10 +47,24 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// The way back for one answer; may be sent from any thread. Dropped unsent it answers `internal`.
-#[derive(Debug)]
 pub struct Reply {
     request_id: u64,
-    answers: Option<Sender<Response>>,
+    answers: Option<Arc<Answers>>,
+}
+
+/// The way back of one connection.
+struct Answers {
+    /// Ends the writing thread when the reader and every open [`Reply`] are gone.
+    queue: Sender<Outgoing>,
+    half: Arc<WriteHalf>,
+    /// Requests whose answer is not written yet.
+    in_flight: Arc<AtomicUsize>,
+}
+
+enum Outgoing {
+    Answer(Response),
+    /// The [`WriteHalf`] has the rest of an answer.
+    Rest,
 }
 
 impl Reply {
@@ -64,10 +80,42 @@ impl Reply {
 
     fn deliver(&mut self, response: response::Response) {
         if let Some(answers) = self.answers.take() {
-            // Never full: it holds as many as may be in flight. Closed when the peer is gone.
-            let _ = answers
-                .try_send(Response { request_id: self.request_id, response: Some(response) });
+            answers.send(Response { request_id: self.request_id, response: Some(response) });
         }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl Answers {
+    /// Never waits. Without other requests there is nothing to write together with this answer.
+    fn send(&self, answer: Response) {
+        let is_lone = self.in_flight.load(Ordering::Acquire) == 1;
+        let written = if is_lone { self.try_write(&answer) } else { Written::Not };
+        let outgoing = match written {
+            Written::Whole => return,
+            Written::InPart => Outgoing::Rest,
+            Written::Not => Outgoing::Answer(answer),
+        };
+        // Never full: it holds as many as may be in flight. Closed when the peer is gone.
+        let _ = self.queue.try_send(outgoing);
+    }
+
+    fn try_write(&self, answer: &Response) -> Written {
+        let mut bytes = Vec::new();
+        // One that does not fit becomes an error on the writing thread.
+        if framing::append(answer, &mut bytes).is_err() {
+            return Written::Not;
+        }
+        let written = self.half.try_write(&bytes);
+        if written != Written::Not {
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        }
+        written
     }
 }
 
@@ -135,14 +183,18 @@ fn connection(
     let peer: Arc<str> = greet(&mut stream, settings, &mut reader)?.into();
     reader.set_frame_bytes_max(LINK_FRAME_BYTES_MAX);
     tracing::info!(peer = %peer, "link peer connected");
-    let (answers, outgoing) = bounded(LINK_IN_FLIGHT_MAX);
+    let (queue, outgoing) = bounded(LINK_IN_FLIGHT_MAX);
     let in_flight = Arc::new(AtomicUsize::new(0));
+    let half = Arc::new(WriteHalf::new(stream.try_clone()?));
+    let answers = Answers { queue, half: Arc::clone(&half), in_flight: Arc::clone(&in_flight) };
+    let answers = Arc::new(answers);
     let writer_stream = stream.try_clone()?;
-    let counter = Arc::clone(&in_flight);
-    let writer = std::thread::Builder::new()
-        .name("link-write".into())
-        .spawn(move || write_answers(writer_stream, &outgoing, &counter))?;
-    let outcome = read_requests(&mut stream, &mut reader, &peer, &answers, &in_flight, handler);
+    let writer = std::thread::Builder::new().name("link-write".into()).spawn(move || {
+        if write_answers(&half, &outgoing, &in_flight).is_err() {
+            writer_stream.shutdown();
+        }
+    })?;
+    let outcome = read_requests(&mut stream, &mut reader, &peer, &answers, handler);
     drop(answers);
     stream.shutdown();
     let _ = writer.join();
@@ -171,8 +223,7 @@ fn read_requests(
     stream: &mut Stream,
     reader: &mut FrameReader,
     peer: &Arc<str>,
-    answers: &Sender<Response>,
-    in_flight: &AtomicUsize,
+    answers: &Arc<Answers>,
     handler: &dyn Handler,
 ) -> io::Result<()> {
     let mut chunk = vec![0; LINK_READ_BYTES];
@@ -186,18 +237,18 @@ fn read_requests(
         reader.push(&chunk[..count]);
         while let Some(frame) = reader.next_frame().map_err(io::Error::other)? {
             let request = Request::decode(frame).map_err(io::Error::other)?;
-            while in_flight.load(Ordering::Acquire) >= LINK_IN_FLIGHT_MAX {
+            while answers.in_flight.load(Ordering::Acquire) >= LINK_IN_FLIGHT_MAX {
                 // The peer is bounded lower than this; one that is not waits in its own socket.
                 std::thread::sleep(Duration::from_millis(1));
             }
-            in_flight.fetch_add(1, Ordering::AcqRel);
+            answers.in_flight.fetch_add(1, Ordering::AcqRel);
             dispatch(request, peer, answers, handler);
         }
     }
 }
 
-fn dispatch(request: Request, peer: &Arc<str>, answers: &Sender<Response>, handler: &dyn Handler) {
-    let reply = Reply { request_id: request.request_id, answers: Some(answers.clone()) };
+fn dispatch(request: Request, peer: &Arc<str>, answers: &Arc<Answers>, handler: &dyn Handler) {
+    let reply = Reply { request_id: request.request_id, answers: Some(Arc::clone(answers)) };
     match request.request {
         None => reply.refuse(ErrorCode::UnknownFrame, "this build does not know the request"),
         Some(request::Request::Ping(_)) => reply.send(response::Response::Pong(Pong {})),
@@ -212,28 +263,35 @@ fn dispatch(request: Request, peer: &Arc<str>, answers: &Sender<Response>, handl
 
 /// Writes all answers that wait in one system call. Ends when the reader and every open
 /// [`Reply`] are gone, or when the peer no longer reads.
-fn write_answers(mut stream: Stream, outgoing: &Receiver<Response>, in_flight: &AtomicUsize) {
+fn write_answers(
+    half: &WriteHalf,
+    outgoing: &Receiver<Outgoing>,
+    in_flight: &AtomicUsize,
+) -> io::Result<()> {
     let mut bytes = Vec::new();
     while let Ok(first) = outgoing.recv() {
         bytes.clear();
         let mut count = 0;
-        for response in std::iter::once(first).chain(outgoing.try_iter()) {
+        for outgoing in std::iter::once(first).chain(outgoing.try_iter()) {
+            let Outgoing::Answer(answer) = outgoing else { continue };
             count += 1;
-            if let Err(error) = framing::append(&response, &mut bytes) {
-                let error = ErrorCode::Internal.to_frame(error.to_string());
-                let request_id = response.request_id;
-                let response = Some(response::Response::Error(error));
-                // An error of a few words always fits.
-                let _ = framing::append(&Response { request_id, response }, &mut bytes);
-            }
+            append(answer, &mut bytes);
             if bytes.len() >= LINK_READ_BYTES {
                 break;
             }
         }
         in_flight.fetch_sub(count, Ordering::AcqRel);
-        if stream.write_all(&bytes).is_err() {
-            stream.shutdown();
-            return;
-        }
+        half.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// An answer that does not fit the link is an error instead.
+fn append(answer: Response, bytes: &mut Vec<u8>) {
+    if let Err(error) = framing::append(&answer, bytes) {
+        let error = ErrorCode::Internal.to_frame(error.to_string());
+        let response = Some(response::Response::Error(error));
+        // An error of a few words always fits.
+        let _ = framing::append(&Response { request_id: answer.request_id, response }, bytes);
     }
 }

@@ -2,6 +2,7 @@
 
 use proto::framing::{self, FrameReader};
 use proto::handshake::HANDSHAKE_FRAME_BYTES_MAX;
+use socket2::SockRef;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -95,6 +96,15 @@ impl Stream {
                 stream.set_write_timeout(write)
             }
         }
+    }
+
+    /// Writes what the socket takes without waiting.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+        };
+        socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     }
 
     /// Writes one frame, for the handshake.

@@ -1,6 +1,6 @@
 //! The tables, as far as the path needs them, and their changes.
 
-use chatd::rules::{Appended, Known, LockedRow, Membership, Range};
+use chatd::rules::{Appended, ConversationState, Known, Membership, Range};
 use proto::Uuid;
 use proto::client::Event;
 use relay::lease::Shard;
@@ -8,7 +8,7 @@ use relay::rules::Record;
 use std::collections::{BTreeMap, HashMap};
 
 /// A row of the conversations.
-pub(crate) type Conversation = LockedRow;
+pub(crate) type Conversation = ConversationState;
 
 /// A row of the log.
 #[derive(Debug, Clone)]

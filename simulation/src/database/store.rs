@@ -4,8 +4,8 @@ use super::rows::{Change, Logged};
 use super::{Database, Pending, record};
 use crate::limits::STATEMENT_FAULT_PERMILLE;
 use chatd::rules::{
-    Append, Audience, Audiences, CommitError, Counting, Cursor, CursorKey, EventRow, Known,
-    LockedRow, MemberChange, Moved, OutboxRow, Plan, Source, Standing, Store,
+    Append, Audience, Audiences, CommitError, ConversationState, Counting, Cursor, CursorKey,
+    EventRow, Known, MemberChange, Moved, OutboxRow, Plan, Source, Standing, Store,
 };
 use proto::client::{ServerFrame, server_frame};
 use proto::{Message, Uuid};
@@ -102,7 +102,7 @@ impl Connection {
         }
         for (id, row) in &plan.conversations {
             self.locks.insert(*id);
-            self.writes.push(Change::Conversation(LockedRow {
+            self.writes.push(Change::Conversation(ConversationState {
                 conversation_id: *id,
                 last_sequence_number: row.after.last_sequence_number,
                 last_message_number: row.after.last_message_number,
@@ -154,18 +154,15 @@ impl Store for Connection {
         self.locks.clear();
     }
 
-    fn lock(&mut self, ids: &[Uuid]) -> Result<Vec<LockedRow>, CommitError> {
+    fn lock(&mut self, ids: &[Uuid]) -> Result<Vec<ConversationState>, CommitError> {
         self.statement(|database| {
             let rows = &database.state.conversations;
             ids.iter().filter_map(|id| rows.get(id).copied()).collect()
         })
     }
 
-    fn read(&mut self, ids: &[Uuid]) -> Result<Vec<(Uuid, u64, u64)>, CommitError> {
-        let rows = self.lock(ids)?;
-        let row =
-            |it: LockedRow| (it.conversation_id, it.last_sequence_number, it.membership_version);
-        Ok(rows.into_iter().map(row).collect())
+    fn read(&mut self, ids: &[Uuid]) -> Result<Vec<ConversationState>, CommitError> {
+        self.lock(ids)
     }
 
     fn audiences(&mut self, ids: &[Uuid]) -> Result<Audiences, CommitError> {
