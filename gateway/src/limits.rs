@@ -223,6 +223,8 @@ pub(crate) const PRESENCE_BATCH_MS: u64 = 100;
 pub(crate) const PRESENCE_CENSUS_MS: u64 = 20_000;
 /// presenced has this long to take a report.
 pub(crate) const PRESENCE_REPORT_MS_MAX: u64 = 5_000;
+/// Within this time after presenced forgot who was online all sessions that watch are told anew.
+pub(crate) const PRESENCE_REFRESH_MS: u64 = 10_000;
 /// Time to report the last disconnects when the gateway stops.
 pub(crate) const PRESENCE_STOP_MS_MAX: u64 = 1_000;
 

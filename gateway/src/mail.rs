@@ -28,6 +28,8 @@ pub(crate) enum Mail {
     Deliver(Delivery),
     /// A user came or went; the shard knows which of its sessions watch that user.
     Presence { user: Uuid, frame: Bytes },
+    /// Whoever left before now was perhaps not announced: sessions that watch are told anew.
+    PresenceForgotten,
     /// Everything that Kafka thread `consumer` mailed before this is enqueued to the sessions once
     /// this is taken: the shard then stores `ticket` in that consumer's progress slot.
     Ticket { consumer: u16, ticket: u64 },
@@ -161,6 +163,8 @@ pub(crate) enum AskKind {
     PresenceAuthorize(Vec<Uuid>),
     /// Who of these users is online?
     PresenceQuery(Vec<Uuid>),
+    /// The same, which the session's client did not ask.
+    PresenceRefresh(Vec<Uuid>),
     Http(proto::link::Http),
 }
 
@@ -174,6 +178,7 @@ pub(crate) enum Asked {
     Typing,
     PresenceAuthorize,
     PresenceQuery,
+    PresenceRefresh,
     Http,
 }
 

@@ -27,7 +27,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use proto::Uuid;
 use proto::link::request::Request;
 use proto::link::response::Response;
-use proto::link::{PresenceReport, PresenceSession};
+use proto::link::{PresenceQuery, PresenceQueryResult, PresenceReport, PresenceSession};
 use std::time::{Duration, Instant};
 
 const BATCH: Duration = Duration::from_millis(PRESENCE_BATCH_MS);
@@ -65,6 +65,8 @@ struct Worker {
     mailboxes: Mailboxes,
     gateway_id: String,
     run_id: Uuid,
+    /// Of presenced, as it was last told.
+    blank_run_id: Vec<u8>,
     reported: Counter,
     failed: Counter,
 }
@@ -118,6 +120,7 @@ pub(crate) fn start(
         mailboxes,
         gateway_id: instance.to_owned(),
         run_id: proto::id::new(),
+        blank_run_id: Vec::new(),
         reported,
         failed,
     };
@@ -157,7 +160,7 @@ impl Presence {
 }
 
 impl Worker {
-    fn run(self) {
+    fn run(mut self) {
         let mut batch = Batch::default();
         let mut flush_at = None;
         let mut census_at = Instant::now() + CENSUS;
@@ -192,11 +195,30 @@ impl Worker {
             }
             if now >= census_at {
                 census_at = now + CENSUS;
-                for mailbox in self.mailboxes.iter() {
-                    // A shard that has ended is one of a gateway that stops.
-                    let _ = mailbox.send(Mail::Census);
-                }
+                self.tell_shards(|| Mail::Census);
+                self.ask_what_was_forgotten();
             }
+        }
+    }
+
+    fn tell_shards(&self, mail: impl Fn() -> Mail) {
+        for mailbox in self.mailboxes.iter() {
+            // A shard that has ended is one of a gateway that stops.
+            let _ = mailbox.send(mail());
+        }
+    }
+
+    /// Did presenced begin without knowing who was announced as online? Then who left meanwhile is never
+    /// announced, and those who watch must be told anew.
+    fn ask_what_was_forgotten(&mut self) {
+        // Without an answer it is asked with the next census.
+        let query = Request::PresenceQuery(PresenceQuery::default());
+        let Ok(Response::PresenceQuery(result)) = self.ask(query) else { return };
+        let PresenceQueryResult { blank_run_id, .. } = result;
+        if !blank_run_id.is_empty() && blank_run_id != self.blank_run_id {
+            tracing::info!("presenced began blank; whoever watches presence is told anew");
+            self.blank_run_id = blank_run_id;
+            self.tell_shards(|| Mail::PresenceForgotten);
         }
     }
 
@@ -233,13 +255,7 @@ impl Worker {
             disconnected,
             heartbeats,
         };
-        while self.answers.try_recv().is_ok() {}
-        let asked = self.link.submit(Request::PresenceReport(report), String::new(), REPORT, ());
-        // The link answers every request that it took, at its deadline at the latest.
-        let outcome = asked.map_err(|((), error)| error).and_then(|()| {
-            self.answers.recv_timeout(2 * REPORT).unwrap_or(Err(LinkError::Deadline))
-        });
-        match outcome {
+        match self.ask(Request::PresenceReport(report)) {
             Ok(Response::Accepted(_)) => {
                 self.reported.inc_by(sessions);
             }
@@ -256,6 +272,16 @@ impl Worker {
                 tracing::debug!(%error, sessions, "presence not reported");
             }
         }
+    }
+
+    /// Asks, and waits for the answer.
+    fn ask(&self, request: Request) -> Result<Response, LinkError> {
+        while self.answers.try_recv().is_ok() {}
+        let asked = self.link.submit(request, String::new(), REPORT, ());
+        // The link answers every request that it took, at its deadline at the latest.
+        asked.map_err(|((), error)| error).and_then(|()| {
+            self.answers.recv_timeout(2 * REPORT).unwrap_or(Err(LinkError::Deadline))
+        })
     }
 }
 

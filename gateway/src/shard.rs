@@ -22,6 +22,7 @@ pub(crate) mod handover;
 mod hello;
 mod letters;
 mod partial;
+mod presence;
 mod read;
 mod refusal;
 pub(crate) mod registry;

@@ -75,6 +75,10 @@ pub(crate) struct Core {
     stores: Vec<Store>,
     /// For Kafka, once Redis has what is noted of them.
     announcements: Vec<Announcement>,
+    /// Redis had forgotten who was announced as online when this run first read it.
+    began_blank: bool,
+    has_read_redis: bool,
+    run_id: Uuid,
     started: Instant,
     checked_at: Instant,
     counted_at: Instant,
@@ -90,6 +94,9 @@ impl Core {
             redis: None,
             stores: Vec::new(),
             announcements: Vec::new(),
+            began_blank: false,
+            has_read_redis: false,
+            run_id: proto::id::new(),
             started,
             checked_at: started,
             counted_at: started,
@@ -169,7 +176,8 @@ impl Core {
         }
         for (users, reply) in queries {
             let states = self.states(&users);
-            reply.send(response::Response::PresenceQuery(PresenceQueryResult { states }));
+            let result = PresenceQueryResult { states, blank_run_id: self.blank_run_id() };
+            reply.send(response::Response::PresenceQuery(result));
         }
     }
 
@@ -192,6 +200,15 @@ impl Core {
             states.extend(unknown.iter().zip(seen).map(|(user, us)| changed(*user, false, us)));
         }
         states
+    }
+
+    /// Once nobody is unheard of any more, so that whoever asks then gets it right.
+    fn blank_run_id(&self) -> Vec<u8> {
+        if self.began_blank && !self.rules.is_learning(now(self.started)) {
+            self.run_id.as_bytes().to_vec()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Applies the rules; what follows waits for [`Self::write`].
@@ -263,6 +280,11 @@ impl Core {
     fn redis_is_back(&mut self, connected: Connected) {
         tracing::info!(known_online = connected.known.online.len(), "redis connected");
         self.redis = Some(connected.connection);
+        if !self.has_read_redis
+            && let Some(is_complete) = self.with_redis(store::is_complete)
+        {
+            (self.has_read_redis, self.began_blank) = (true, !is_complete);
+        }
         // Refused only for reports.
         let _ = self.step(Event::Known(connected.known));
         self.fill_redis();

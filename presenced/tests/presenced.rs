@@ -159,6 +159,34 @@ fn a_restarted_presenced_tells_nobody_offline_who_is_there_and_those_who_are_gon
 }
 
 #[test]
+fn only_a_run_that_found_redis_empty_says_that_it_began_blank_and_not_before_it_has_heard_everybody()
+ {
+    let Some(Stage { kafka, redis, mut presenced }) = stage() else { return };
+    let gateway = Gateway::connect("gateway-1", &presenced.link);
+    // The very first run, too: nobody knows what was before.
+    assert!(gateway.blank_run().is_empty());
+    beat(&gateway, &[], HEARTBEAT * 2);
+    let first = gateway.blank_run();
+    assert_eq!(first.len(), 16);
+    presenced.kill();
+    let mut again = Presenced::start_at(presenced.link.clone(), &redis, &kafka.brokers);
+    wait_until(10, "the link", || gateway.is_connected());
+    beat(&gateway, &[], HEARTBEAT * 3);
+    assert!(gateway.blank_run().is_empty(), "Redis knows what the earlier run announced");
+    let (): () = redis.ask(&["FLUSHALL"]);
+    wait_until(5, "rebuilt", || {
+        redis.ask::<Option<String>>(&["GET", "presence:complete"]).is_some()
+    });
+    assert!(gateway.blank_run().is_empty(), "the run itself knows it");
+    again.kill();
+    let (): () = redis.ask(&["FLUSHALL"]);
+    let _third = Presenced::start_at(presenced.link.clone(), &redis, &kafka.brokers);
+    wait_until(10, "the link", || gateway.is_connected());
+    beat(&gateway, &[], HEARTBEAT * 3);
+    assert!(!gateway.blank_run().is_empty() && gateway.blank_run() != first);
+}
+
+#[test]
 fn a_bad_report_is_refused_with_what_is_wrong() {
     let Some(Stage { presenced, redis: _redis, .. }) = stage() else { return };
     let gateway = Gateway::connect("gateway-1", &presenced.link);

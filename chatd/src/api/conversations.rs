@@ -49,6 +49,11 @@ struct AddMembers {
     idempotency_key: Option<String>,
 }
 
+#[derive(Deserialize, Default)]
+struct RemoveMember {
+    idempotency_key: Option<String>,
+}
+
 pub(super) fn list(_: &App, databases: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
     let page = Page {
         limit: call.limit(LIST_CONVERSATIONS_DEFAULT, LIST_CONVERSATIONS_MAX)?,
@@ -153,7 +158,10 @@ pub(super) fn remove_member(
     _: &mut Databases,
     call: &Call,
 ) -> Result<HttpAnswer, Failure> {
-    append(app, call, Change::Remove { user_id: call.id(1)? }, None)
+    // Some proxies drop a DELETE's body, or refuse it (RFC 9110 section 9.3.5): the query is as good.
+    let asked: RemoveMember = if call.body.is_empty() { Default::default() } else { call.json()? };
+    let key = asked.idempotency_key.as_deref().or(call.query("idempotency_key"));
+    append(app, call, Change::Remove { user_id: call.id(1)? }, chosen(key))
 }
 
 /// Appends to the conversation in the path, and answers with the event's number.

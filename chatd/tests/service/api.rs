@@ -128,6 +128,27 @@ fn members_see_what_lies_between_joining_and_leaving() {
 }
 
 #[test]
+fn a_removal_that_is_repeated_with_its_key_removes_nobody_again() {
+    let Stage { chatd, alice, bob, conversation_id, .. } = stage();
+    let members = format!("/v1/conversations/{conversation_id}/members");
+    let gone = format!("{members}/{}", bob.user_id);
+    let ways = [
+        (&alice, format!("{gone}?idempotency_key=q"), Value::Null),
+        (&alice, gone.clone(), json!({ "idempotency_key": "b" })),
+        (&bob, gone.clone(), json!({ "idempotency_key": "leave" })),
+    ];
+    for (person, target, body) in ways {
+        let first = person.done(&chatd, "DELETE", &target, body.clone());
+        alice.done(&chatd, "POST", &members, json!({ "user_ids": [bob.user_id] }));
+        assert_eq!(person.done(&chatd, "DELETE", &target, body), first);
+        bob.get(&chatd, &format!("/v1/conversations/{conversation_id}"));
+    }
+    let long = format!("{gone}?idempotency_key={}", "k".repeat(129));
+    let (status, answer) = alice.call(&chatd, "DELETE", &long, Value::Null);
+    assert_eq!((status, &answer["code"]), (400, &json!("invalid_argument")));
+}
+
+#[test]
 fn a_sync_from_the_future_is_told_where_the_conversation_ends() {
     let database = Database::new();
     let admin = format!("127.0.0.1:{}", free_port());

@@ -247,7 +247,9 @@ impl Api {
     /// # Errors
     /// `not_a_member`, `not_found`.
     pub fn remove_member(&self, token: &str, id: Uuid, user: Uuid) -> Result<Changed, ApiError> {
-        self.call(&Call::delete(format!("/v1/conversations/{id}/members/{user}")).with(token))
+        let key = proto::id::new();
+        let target = format!("/v1/conversations/{id}/members/{user}?idempotency_key={key}");
+        self.call(&Call::delete(target).with(token).safe())
     }
 
     /// A page of the log before `before`, or the newest page.

@@ -16,10 +16,16 @@ struct Notes(Sender<PresenceReport>);
 
 impl Handler for Notes {
     fn handle(&self, incoming: Incoming, reply: Reply) {
-        if let Request::PresenceReport(report) = incoming.request {
-            self.0.send(report).unwrap();
+        match incoming.request {
+            Request::PresenceReport(report) => {
+                self.0.send(report).unwrap();
+                reply.send(Response::Accepted(Accepted {}));
+            }
+            _ => reply.send(Response::PresenceQuery(PresenceQueryResult {
+                blank_run_id: vec![7; 16],
+                ..PresenceQueryResult::default()
+            })),
         }
-        reply.send(Response::Accepted(Accepted {}));
     }
 }
 
@@ -45,12 +51,16 @@ fn gateway(address: &str) -> (Presence, Inbox) {
     (presence, inbox)
 }
 
-fn wait_for_census(inbox: &Inbox) {
+fn wait_for(inbox: &Inbox, what: &str, is_it: impl Fn(&Mail) -> bool) {
     let start = Instant::now();
-    while !matches!(inbox.take(), Some(Mail::Census)) {
-        assert!(start.elapsed() < PATIENCE, "no census was asked for");
+    while !inbox.take().is_some_and(|mail| is_it(&mail)) {
+        assert!(start.elapsed() < PATIENCE, "{what} did not come");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+fn wait_for_census(inbox: &Inbox) {
+    wait_for(inbox, "a census", |mail| matches!(mail, Mail::Census));
 }
 
 #[test]
@@ -90,4 +100,16 @@ fn without_presenced_nothing_waits() {
     }
     presence.stop(Duration::from_secs(1));
     assert!(start.elapsed() < PATIENCE);
+}
+
+#[test]
+fn the_shards_are_told_once_that_presenced_began_blank() {
+    let (server, _reports) = presenced("127.0.0.1:0");
+    let (presence, inbox) = gateway(server.address());
+    wait_for(&inbox, "what was forgotten", |mail| matches!(mail, Mail::PresenceForgotten));
+    // The same run says the same with every census.
+    presence.note(Note::LinkUp);
+    wait_for_census(&inbox);
+    presence.stop(Duration::from_secs(1));
+    assert!(inbox.take().is_none());
 }

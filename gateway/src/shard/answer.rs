@@ -4,11 +4,9 @@ use super::Shard;
 use crate::close::Reason;
 use crate::inbound::http::Refusal;
 use crate::inbound::respond;
-use crate::mail::{Answer, AskKind, Asked};
-use proto::Uuid;
-use proto::client::event::Kind;
+use crate::mail::{Answer, Asked};
 use proto::client::server_frame::Frame;
-use proto::client::{Accepted, Error, Event, PresenceChanged};
+use proto::client::{Accepted, Error};
 use proto::error::ErrorCode;
 use proto::link::response::Response;
 use proto::link::{HttpResult, SyncResult};
@@ -34,6 +32,9 @@ impl Shard {
             (Asked::Resume, Ok(Response::Sync(result))) => self.resumed(slot, request_id, result),
             (Asked::Resume, Ok(_)) => self.resume_failed(slot, request_id, mismatch()),
             (Asked::Resume, Err(error)) => self.resume_failed(slot, request_id, error),
+            (Asked::PresenceRefresh, Err(_)) => {
+                self.presence_is_stale(slot);
+            }
             (_, Err(error)) => self.reply_error(slot, request_id, error),
             (Asked::Send, Ok(Response::Sent(sent))) => {
                 self.reply(slot, request_id, Frame::Sent(sent))
@@ -46,11 +47,10 @@ impl Shard {
             (Asked::PresenceAuthorize, Ok(Response::PresenceAuthorize(allowed))) => {
                 self.authorized(slot, request_id, &allowed.user_ids);
             }
-            (Asked::PresenceQuery, Ok(Response::PresenceQuery(result))) => {
-                for state in result.states {
-                    self.reply(slot, request_id, presence_event(state, self.now.wall_us));
-                }
-            }
+            (
+                Asked::PresenceQuery | Asked::PresenceRefresh,
+                Ok(Response::PresenceQuery(result)),
+            ) => self.tell_presence(slot, request_id, result.states),
             (Asked::Typing, Ok(_)) => {}
             (_, Ok(_)) => self.reply_error(slot, request_id, mismatch()),
         }
@@ -131,41 +131,9 @@ impl Shard {
         self.backlog_bytes += catch_up.bytes() - before;
         self.mark_dirty(slot);
     }
-
-    fn authorized(&mut self, slot: u32, request_id: u64, packed: &[u8]) {
-        let Ok(users) = proto::id::unpack("user_ids", packed) else {
-            return self.reply_error(slot, request_id, mismatch());
-        };
-        let users: Vec<Uuid> = users.collect();
-        self.watch(slot, users.clone());
-        if users.is_empty() {
-            return;
-        }
-        if let Err(error) = self.ask(slot, request_id, AskKind::PresenceQuery(users)) {
-            self.reply_error(slot, request_id, error);
-        }
-    }
-
-    /// Replaces the users whose presence the session is told.
-    pub(super) fn watch(&mut self, slot: u32, users: Vec<Uuid>) {
-        let Some(session) = self.table.session_mut(slot) else { return };
-        let before = std::mem::replace(&mut session.extra().watched, users);
-        self.watchers.remove(slot, &before);
-        self.watchers.add(slot, &session.extra().watched);
-        session.tidy();
-    }
 }
 
-fn presence_event(state: PresenceChanged, now_us: u64) -> Frame {
-    Frame::Event(Event {
-        created_at_us: now_us,
-        sender_id: state.user_id.clone(),
-        kind: Some(Kind::PresenceChanged(state)),
-        ..Event::default()
-    })
-}
-
-fn mismatch() -> Error {
+pub(super) fn mismatch() -> Error {
     ErrorCode::Internal.to_frame("the answer is of another kind than what was asked")
 }
 

@@ -41,6 +41,7 @@ impl Shard {
                 self.watermark.changed(self.now);
             }
             Mail::Presence { user, frame } => self.tell_watchers(&user, frame),
+            Mail::PresenceForgotten => self.presence_was_forgotten(),
             Mail::Ticket { consumer, ticket } => self.progress.store(consumer, self.id, ticket),
             Mail::Answer(answer) => self.take_answer(answer),
             Mail::Keys(verifier) => self.verifier = verifier,

@@ -129,6 +129,8 @@ pub(crate) struct Extra {
     pub(crate) catch_up: Option<CatchUp<Handle>>,
     /// The users whose presence this session is told.
     pub(crate) watched: Vec<Uuid>,
+    /// It is to be told of them anew.
+    pub(crate) is_presence_stale: bool,
     /// What it was not pushed and is told of once its socket takes bytes again.
     pub(crate) gaps: Gaps,
     /// What a stream of server-sent events has told its client.

@@ -151,7 +151,7 @@ fn presence_is_told_to_those_who_may_watch() {
     assert!(matches!(&ask.kind, AskKind::PresenceQuery(users) if *users == [friend]));
     let states =
         vec![client::PresenceChanged { user_id: user_ids, online: true, last_seen_at_us: 0 }];
-    let result = PresenceQueryResult { states };
+    let result = PresenceQueryResult { states, ..Default::default() };
     gateway.answer(&ask, Asked::PresenceQuery, Ok(Response::PresenceQuery(result)));
     assert!(matches!(client.next(), (5, Down::Event(_))));
     let mailbox = gateway.mailboxes.get(ask.session.shard);
@@ -160,6 +160,42 @@ fn presence_is_told_to_those_who_may_watch() {
         mailbox.send(Mail::Presence { user: who, frame }).unwrap();
     }
     assert_eq!(client.next_sequence_number(), 77);
+    gateway.stop();
+}
+
+#[test]
+fn whoever_watches_is_told_anew_once_presenced_forgot_and_the_client_hears_of_no_failure() {
+    let gateway = Gateway::start(1, |_| {});
+    let friend = proto::id::new();
+    let mut client = Client::greeted(&gateway, proto::id::new(), true);
+    let _other = Client::greeted(&gateway, proto::id::new(), true);
+    let user_ids = vec![friend.as_bytes().to_vec()];
+    client.send(5, Up::PresenceSubscribe(client::PresenceSubscribe { user_ids }));
+    let ask = gateway.next_ask();
+    let allowed = PresenceAuthorizeResult { user_ids: friend.as_bytes().to_vec() };
+    gateway.answer(&ask, Asked::PresenceAuthorize, Ok(Response::PresenceAuthorize(allowed)));
+    let state = |online| client::PresenceChanged {
+        user_id: friend.as_bytes().to_vec(),
+        online,
+        last_seen_at_us: 1,
+    };
+    let result = |online| {
+        let result = PresenceQueryResult { states: vec![state(online)], ..Default::default() };
+        Ok(Response::PresenceQuery(result))
+    };
+    gateway.answer(&gateway.next_ask(), Asked::PresenceQuery, result(true));
+    assert!(matches!(client.next(), (5, Down::Event(_))));
+    let forgotten = || gateway.mailboxes.get(0).send(Mail::PresenceForgotten).unwrap();
+    forgotten();
+    let ask = gateway.next_ask();
+    assert!(matches!(&ask.kind, AskKind::PresenceRefresh(users) if *users == [friend]));
+    let error = proto::error::ErrorCode::Unavailable.to_frame("presenced is away");
+    gateway.answer(&ask, Asked::PresenceRefresh, Err(error));
+    forgotten();
+    gateway.answer(&gateway.next_ask(), Asked::PresenceRefresh, result(false));
+    let (0, Down::Event(event)) = client.next() else { panic!("an event is awaited") };
+    assert_eq!(event.kind, Some(client::event::Kind::PresenceChanged(state(false))));
+    assert!(gateway.no_ask(), "nobody else watches");
     gateway.stop();
 }
 

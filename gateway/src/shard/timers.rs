@@ -97,6 +97,7 @@ impl Shard {
             let ping = self.ping;
             self.enqueue(slot, ping, Priority::High);
             self.tell_watermark(slot);
+            self.refresh_presence(slot);
         }
     }
 

@@ -305,6 +305,14 @@ impl Gateway {
         }
     }
 
+    /// The run that began without knowing who was online, if presenced's is such a one.
+    pub(crate) fn blank_run(&self) -> Vec<u8> {
+        match self.ask(request::Request::PresenceQuery(PresenceQuery::default())) {
+            Ok(response::Response::PresenceQuery(result)) => result.blank_run_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn ask(&self, request: request::Request) -> Answer {
         let (to, answers): (_, Receiver<Answer>) = channel();
         if let Err((_, error)) = self.client.submit(request, String::new(), PATIENCE, to) {

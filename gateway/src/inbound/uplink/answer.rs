@@ -58,7 +58,7 @@ pub(super) fn matching(pending: &Pending, response: Response) -> Result<Response
             | (Asked::Resume | Asked::Sync, Response::Sync(_))
             | (Asked::Ack, Response::Accepted(_))
             | (Asked::PresenceAuthorize, Response::PresenceAuthorize(_))
-            | (Asked::PresenceQuery, Response::PresenceQuery(_))
+            | (Asked::PresenceQuery | Asked::PresenceRefresh, Response::PresenceQuery(_))
             | (Asked::Http, Response::Http(_))
     );
     if matches {

@@ -5,9 +5,9 @@ use crate::limits::{
     SYNC_MS_MAX,
 };
 use crate::mail::{Ask, AskKind, Asked, SessionRef};
-use proto::id;
 use proto::link::request::Request;
 use proto::link::{Ack, Audience, PresenceAuthorize, PresenceQuery, Send, Sync};
+use proto::{Uuid, id};
 use std::time::Duration;
 
 /// Whom a request is for.
@@ -55,13 +55,19 @@ pub(super) fn of(ask: Ask) -> (Pending, Request, String) {
                 Request::PresenceAuthorize(authorize),
             )
         }
-        AskKind::PresenceQuery(users) => {
-            let query = PresenceQuery { user_ids: id::pack(&users) };
-            (Asked::PresenceQuery, PRESENCE_LOOKUP_MS_MAX, Request::PresenceQuery(query))
-        }
+        AskKind::PresenceQuery(users) => presence(Asked::PresenceQuery, &users),
+        AskKind::PresenceRefresh(users) => presence(Asked::PresenceRefresh, &users),
         AskKind::Http(http) => (Asked::Http, HTTP_MS_MAX, Request::Http(http)),
     };
-    let peer = if asked == Asked::PresenceQuery { Peer::Presenced } else { Peer::Chatd };
+    let peer = match asked {
+        Asked::PresenceQuery | Asked::PresenceRefresh => Peer::Presenced,
+        _ => Peer::Chatd,
+    };
     let deadline = Duration::from_millis(deadline_ms);
     (Pending { session, request_id, asked, peer, deadline }, request, traceparent)
+}
+
+fn presence(asked: Asked, users: &[Uuid]) -> (Asked, u64, Request) {
+    let query = PresenceQuery { user_ids: id::pack(users) };
+    (asked, PRESENCE_LOOKUP_MS_MAX, Request::PresenceQuery(query))
 }
