@@ -48,6 +48,12 @@ ensure_curl() {
   if ! command -v curl >/dev/null; then install_packages curl; fi
 }
 
+# The packet filter, for faults of the network; without it, or without root, they are left out.
+ensure_nft() {
+  if command -v nft >/dev/null || ! is_root; then return 0; fi
+  (install_packages nftables) || say 'There will be no faults of the network.'
+}
+
 ensure_browser() {
   if ! command -v chromium >/dev/null; then install_packages chromium; fi
 }

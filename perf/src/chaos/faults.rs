@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn lists_are_read_and_unknown_names_refused() {
         let every = parse(&[]).unwrap();
-        assert_eq!(every.len(), 7 + 3 + 7 + 3 * 5 + failpoint::ALL.len() + 3);
+        assert_eq!(every.len(), 7 + 3 + 7 + 4 * 5 + failpoint::ALL.len() + 3);
         let names: Vec<String> = every.iter().map(Fault::to_string).collect();
         assert_eq!(parse(&names).unwrap(), every, "each is found by its name");
         let disk = parse(&["disk-full".into()]).unwrap();
@@ -351,7 +351,7 @@ mod tests {
         for word in ["disk", "gateway-partition", "relay-clean-clean", "chatd.nowhere"] {
             let failure = parse(&[word.into()]).unwrap_err().to_string();
             assert!(failure.starts_with(&format!("--faults holds {word:?}, but gateway, ")));
-            assert!(failure.contains("-partition, -reset, -lossy"), "{failure}");
+            assert!(failure.contains("-partition, -reset, -lossy, -slow"), "{failure}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Broken networks between the daemons and what they depend on: packets to and from one port are
-//! dropped, answered by resets, or lost now and then. Linux's packet filter does it (nft, as root).
+//! dropped, answered by resets, lost now and then, or let through at so many bytes a second. Linux's packet filter does it (nft, as root).
 //! Ports are named in sets whose elements expire by themselves, so that a run that is killed leaves
 //! nothing broken.
 
@@ -10,6 +10,10 @@ use std::time::Duration;
 
 /// Packets of a hundred that a lossy link loses.
 const LOST_PERCENT: u32 = 20;
+/// Bytes a second that a slow link lets through each way, in KiB; and how many at once, which must be
+/// more than the largest packet of the loopback interface.
+const SLOW_KIB_PER_S: u32 = 128;
+const SLOW_KIB_AT_ONCE: u32 = 192;
 
 /// How a link is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,16 +24,19 @@ pub(super) enum Cut {
     Reset,
     /// Some packets are lost, so that everything takes longer.
     Lossy,
+    /// Beyond a few bytes a second packets are lost.
+    Slow,
 }
 
 impl Cut {
-    pub(super) const ALL: [Self; 3] = [Self::Partition, Self::Reset, Self::Lossy];
+    pub(super) const ALL: [Self; 4] = [Self::Partition, Self::Reset, Self::Lossy, Self::Slow];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Partition => "partition",
             Self::Reset => "reset",
             Self::Lossy => "lossy",
+            Self::Slow => "slow",
         }
     }
 
@@ -39,6 +46,7 @@ impl Cut {
             Self::Partition => "ports_partition",
             Self::Reset => "ports_reset",
             Self::Lossy => "ports_lossy",
+            Self::Slow => "ports_slow",
         }
     }
 }
@@ -111,12 +119,17 @@ fn rules(table: &str) -> String {
     });
     let chain = "type filter hook input priority 0;";
     let lost = format!("numgen random mod 100 < {LOST_PERCENT} drop");
+    let slow = format!(
+        "limit rate over {SLOW_KIB_PER_S} kbytes/second burst {SLOW_KIB_AT_ONCE} kbytes drop"
+    );
     let verdicts = [
         "tcp dport @ports_partition drop",
         "tcp sport @ports_partition drop",
         "tcp dport @ports_reset reject with tcp reset",
         &format!("tcp dport @ports_lossy {lost}"),
         &format!("tcp sport @ports_lossy {lost}"),
+        &format!("tcp dport @ports_slow {slow}"),
+        &format!("tcp sport @ports_slow {slow}"),
     ];
     let verdicts = verdicts.map(|it| format!("add rule inet {table} incoming iif lo {it}\n"));
     let (sets, verdicts) = (sets.concat(), verdicts.concat());
@@ -149,5 +162,20 @@ mod tests {
         network.cut(address.port(), Cut::Reset, time).unwrap();
         network.cut(address.port(), Cut::Reset, time).unwrap();
         assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_slow_port_lets_everything_through_and_takes_its_time() {
+        let Some(network) = Network::open() else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        network.cut(address.port(), Cut::Slow, Duration::from_secs(20)).unwrap();
+        let mut sender = TcpStream::connect(address).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        let begun = Instant::now();
+        let sending = std::thread::spawn(move || sender.write_all(&[0; 600_000]).unwrap());
+        assert_eq!(std::io::copy(&mut receiver, &mut std::io::sink()).unwrap(), 600_000);
+        sending.join().unwrap();
+        assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     }
 }
