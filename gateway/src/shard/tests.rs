@@ -9,6 +9,7 @@ mod deflate;
 mod events;
 mod harness;
 mod hostile;
+mod instructions;
 mod limits;
 mod simulation;
 mod slow;
