@@ -61,15 +61,6 @@ export class Log {
 
   /**
    * @param {string} conversationId
-   * @returns {boolean} whether it was known
-   */
-  forget(conversationId) {
-    this.#behind.delete(conversationId);
-    return this.#conversations.delete(conversationId);
-  }
-
-  /**
-   * @param {string} conversationId
    * @returns {number | null} the last sequence number delivered
    */
   cursor(conversationId) {
@@ -98,10 +89,10 @@ export class Log {
     const conversation = this.#at(event.conversation_id);
     const addsMe = event.membership_changed?.added_user_ids.includes(this.#userId) ?? false;
     const startsHere = sequence === 1 || addsMe;
-    if (startsHere && (conversation.cursor === null || conversation.left)) {
-      conversation.cursor = Math.max(conversation.cursor ?? 0, sequence - 1);
-      conversation.left = false;
-    }
+    const isAnew = conversation.cursor === null || (conversation.left && sequence > conversation.cursor);
+    if (startsHere && isAnew) conversation.cursor = sequence - 1;
+    // Nothing of what the user left comes behind the end of it: this is of another membership.
+    if (isAnew) conversation.left = false;
     if (conversation.cursor !== null && sequence <= conversation.cursor) {
       this.duplicates += 1;
       return [];
@@ -118,6 +109,7 @@ export class Log {
    */
   missed(gap) {
     const conversation = this.#at(gap.conversation_id);
+    if (gap.to_sequence_number > (conversation.cursor ?? 0)) conversation.left = false;
     conversation.known = Math.max(conversation.known, gap.to_sequence_number);
     this.#note(gap.conversation_id, conversation);
   }
@@ -138,7 +130,7 @@ export class Log {
     const rewound = [];
     for (const verdict of verdicts) {
       if (verdict.reset) {
-        if (this.forget(verdict.conversation_id)) reset.push(verdict.conversation_id);
+        if (this.#end(verdict.conversation_id)) reset.push(verdict.conversation_id);
         continue;
       }
       const conversation = this.#at(verdict.conversation_id);
@@ -176,6 +168,22 @@ export class Log {
   /** Everything that is known to exist was delivered. */
   get complete() {
     return this.#behind.size === 0;
+  }
+
+  /**
+   * The conversation is no longer the user's. A gateway that is behind may still push what is known of it.
+   * @param {string} id
+   * @returns {boolean} whether it was known
+   */
+  #end(id) {
+    const conversation = this.#conversations.get(id);
+    if (!conversation) return false;
+    this.#behind.delete(id);
+    conversation.held.clear();
+    conversation.left = true;
+    if (conversation.cursor === null) this.#conversations.delete(id);
+    else conversation.known = conversation.cursor;
+    return true;
   }
 
   /**

@@ -48,6 +48,7 @@ pub mod rules {
     pub use crate::metrics::Lane;
     pub use crate::outbound::consume::{Headers, RecordError, Router, check_value, choose};
     pub use crate::outbound::offsets::{ShardSet, Tracker};
+    pub use crate::recovery::beginning::is_beginning;
     pub use crate::recovery::catchup::{CatchUp, Held, Step};
     pub use crate::recovery::recent::{Missed, Recent};
 }

@@ -229,7 +229,13 @@ impl Core {
     /// Writes what waits for Redis, then announces; false if Redis does not have it.
     fn write(&mut self) -> bool {
         let written = self.write_stores();
-        for announcement in self.announcements.drain(..) {
+        for announcement in std::mem::take(&mut self.announcements) {
+            let Announcement { user, online, at_us } = announcement;
+            if !written && !online {
+                // Refused only for reports; nothing follows from it before Redis is back.
+                let _ = self.step(Event::Withheld { user, at_us });
+                continue;
+            }
             // The announcer is gone only when the process ends.
             let _ = self.parts.announce.send(announcement);
         }

@@ -53,6 +53,12 @@ pub enum Event {
         online: bool,
         at_us: u64,
     },
+    /// The goodbye of that time was not announced, since Redis could not be told of it first: a later run would
+    /// believe that everybody takes the user for online.
+    Withheld {
+        user: Uuid,
+        at_us: u64,
+    },
     Tick,
 }
 
@@ -116,6 +122,8 @@ struct User {
     announced_us: u64,
     /// Kafka has the last announcement.
     confirmed: bool,
+    /// It had the one before that.
+    was_confirmed: bool,
     /// An earlier run announced something, and nobody knows what Kafka has.
     unsure: bool,
     /// Since when there is no session, while that is not announced.
@@ -187,6 +195,7 @@ impl Rules {
             Event::Announced { user, online, at_us } => {
                 self.announced(user, online, at_us, &mut actions);
             }
+            Event::Withheld { user, at_us } => self.withheld(now, user, at_us),
             Event::Tick => {}
         }
         self.look_at_due(now, &mut actions);
@@ -388,6 +397,18 @@ impl Rules {
         }
     }
 
+    /// As if it had not come to that yet; it does once Redis is back, unless the user is by then.
+    fn withheld(&mut self, now: Now, id: Uuid, at_us: u64) {
+        let Some(user) = self.users.get_mut(&id) else { return };
+        if user.announced_us == at_us && !user.online {
+            user.online = true;
+            user.confirmed = user.was_confirmed;
+            user.unsure = !user.confirmed;
+            user.empty_since_ms = Some(now.ms);
+            self.look_by(id, now.ms + self.timings.heartbeat_ms);
+        }
+    }
+
     fn store_all(&self, actions: &mut Vec<Action>) {
         for (gateway, state) in &self.gateways {
             let gateway = Arc::clone(gateway);
@@ -483,7 +504,7 @@ fn announce(now: Now, id: Uuid, user: &mut User, online: bool, actions: &mut Vec
     user.online = online;
     user.announced_us = now.us.max(user.announced_us + 1);
     user.empty_since_ms = None;
-    user.confirmed = false;
+    user.was_confirmed = std::mem::replace(&mut user.confirmed, false);
     user.unsure = false;
     actions.push(Action::Store(Store::Changing { user: id }));
     actions.push(Action::Announce { user: id, online, at_us: user.announced_us });

@@ -186,6 +186,30 @@ fn of_whom_redis_missed_the_goodbye_the_return_is_announced() {
 }
 
 #[test]
+fn a_goodbye_of_which_redis_was_not_told_is_announced_once_it_is_back_unless_the_user_is() {
+    for is_back in [false, true] {
+        let mut rules = settled();
+        rules.step(at(100_000), Event::Known(Known::default())).unwrap();
+        rules.step(at(100_100), connected("g1", 1, named(1, 1, 1))).unwrap();
+        let (_, at_us) = rules.state(&id(1)).unwrap();
+        rules.step(at(100_150), Event::Announced { user: id(1), online: true, at_us }).unwrap();
+        rules.step(at(100_200), disconnected("g1", 1, named(1, 1, 1))).unwrap();
+        assert_eq!(run(&mut rules, 100_300, 103_200), [(103_200, false)]);
+        let (_, at_us) = rules.state(&id(1)).unwrap();
+        rules.step(at(103_200), Event::RedisLost).unwrap();
+        rules.step(at(103_200), Event::Withheld { user: id(1), at_us }).unwrap();
+        let actions = rules.step(at(104_000), Event::RedisBack).unwrap();
+        assert!(actions.contains(&Action::Store(Store::Online { user: id(1) })));
+        if is_back {
+            let actions = rules.step(at(105_000), connected("g1", 1, named(1, 1, 2))).unwrap();
+            assert_eq!(announced(&actions), [], "nobody was told that it had gone");
+        }
+        let told = run(&mut rules, 104_000, 150_000).iter().map(|it| it.1).collect::<Vec<_>>();
+        assert_eq!(told, if is_back { vec![] } else { vec![false] });
+    }
+}
+
+#[test]
 fn after_a_restart_of_presenced_nobody_is_offline_before_a_heartbeat_could_come() {
     let mut rules = Rules::new(TIMINGS, at(0));
     rules.step(at(0), known_online()).unwrap();

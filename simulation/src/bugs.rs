@@ -17,12 +17,14 @@ pub enum Bug {
     NewKeyOnRetry,
     /// A gateway answers a resume that its recent events do not reach back to as if nothing was missed.
     BlindResume,
+    /// A writer takes those who left for members.
+    NeverLeaves,
     /// presenced announces nobody as offline.
     NeverOffline,
 }
 
 /// Every defect.
-pub const ALL: [Bug; 8] = [
+pub const ALL: [Bug; 9] = [
     Bug::CommitBeforeEnqueue,
     Bug::MarkBeforeAcknowledgement,
     Bug::AsynchronousCommit,
@@ -30,5 +32,6 @@ pub const ALL: [Bug; 8] = [
     Bug::HighWater,
     Bug::NewKeyOnRetry,
     Bug::BlindResume,
+    Bug::NeverLeaves,
     Bug::NeverOffline,
 ];

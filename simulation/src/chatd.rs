@@ -36,9 +36,18 @@ pub(crate) struct Request {
     pub(crate) ask: Ask,
 }
 
+/// A change of a conversation that somebody asked for by other means, and of which nobody awaits the answer.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) sender: Uuid,
+    pub(crate) key: String,
+    pub(crate) change: Change,
+}
+
 #[derive(Debug)]
 pub(crate) enum Event {
     Asked(Box<Request>),
+    Changed(Box<Changed>),
     /// The batch in hand is given to the engine, again perhaps.
     Attempt,
     /// What became of it is known.
@@ -54,7 +63,8 @@ enum Command {
 #[derive(Debug)]
 struct Work {
     command: Command,
-    gateway: usize,
+    /// None: nobody waits.
+    gateway: Option<usize>,
     number: u64,
     deadline_us: u64,
 }
@@ -106,13 +116,39 @@ impl Chatd {
     pub(crate) fn step(&mut self, outside: &mut Outside, event: Event) {
         match event {
             Event::Asked(request) => self.asked(outside, *request),
+            Event::Changed(changed) => self.changed(outside, *changed),
             Event::Attempt => self.attempt(outside),
             Event::Over => self.over(outside),
         }
     }
 
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.batch.is_none() && self.halves.is_empty()
+    }
+
     fn process(&self) -> Process {
         Process::Chatd(self.me)
+    }
+
+    fn changed(&mut self, outside: &mut Outside, changed: Changed) {
+        let Changed { sender, key, change } = changed;
+        let sender = (sender, sender);
+        let append = Append::new(outside.revolving, sender, key, String::new(), change);
+        if let Ok(append) = append {
+            self.queue(outside, Command::Append(append), None, 0);
+        }
+    }
+
+    fn queue(
+        &mut self,
+        outside: &mut Outside,
+        command: Command,
+        gateway: Option<usize>,
+        number: u64,
+    ) {
+        let deadline_us = outside.bus.now_us() + ASK_US_MAX;
+        self.queue.push_back(Work { command, gateway, number, deadline_us });
+        self.begin(outside);
     }
 
     fn asked(&mut self, outside: &mut Outside, request: Request) {
@@ -120,18 +156,14 @@ impl Chatd {
         let command = match ask {
             Ask::Sync { resume, cursors, limit } => {
                 let outcome = self.sync(outside, user, resume, &cursors, limit);
-                return self.answer(outside, gateway, number, outcome);
+                return self.answer(outside, Some(gateway), number, outcome);
             }
             Ask::Send(send) => append(send, (user, device)).map(Command::Append),
             Ask::Ack(ack) => receipt(&ack, (user, device)).map(Command::Receipt),
         };
         match command {
-            Ok(command) => {
-                let deadline_us = outside.bus.now_us() + ASK_US_MAX;
-                self.queue.push_back(Work { command, gateway, number, deadline_us });
-                self.begin(outside);
-            }
-            Err(failure) => self.answer(outside, gateway, number, Err(failure.to_frame())),
+            Ok(command) => self.queue(outside, command, Some(gateway), number),
+            Err(failure) => self.answer(outside, Some(gateway), number, Err(failure.to_frame())),
         }
     }
 
@@ -159,23 +191,27 @@ impl Chatd {
         if self.batch.is_some() {
             return;
         }
-        let now_us = outside.bus.now_us();
-        let (works, begun_us) = match self.halves.pop() {
-            Some(half) => half,
-            None => {
-                let count = self.queue.len().min(BATCH_MAX);
-                let works: Vec<Work> = self.queue.drain(..count).collect();
-                let mut fresh = self.refuse_expired(outside, works, &Failure::expired());
-                fresh.sort_by_key(|work| *work.conversation());
-                (fresh, now_us)
-            }
-        };
-        if works.is_empty() {
-            return;
-        }
+        let Some((works, begun_us)) = self.take(outside) else { return };
         self.batch = Some(Batch { works, attempts: Attempts::default(), begun_us, said: None });
         let delay_us = outside.bus.delay_us();
         outside.bus.after(self.process(), delay_us, crate::Event::Chatd(Event::Attempt));
+    }
+
+    /// What is to be done next, and since when.
+    fn take(&mut self, outside: &mut Outside) -> Option<(Vec<Work>, u64)> {
+        if let Some(half) = self.halves.pop() {
+            return Some(half);
+        }
+        while !self.queue.is_empty() {
+            let count = self.queue.len().min(BATCH_MAX);
+            let works: Vec<Work> = self.queue.drain(..count).collect();
+            let mut fresh = self.refuse_expired(outside, works, &Failure::expired());
+            fresh.sort_by_key(|work| *work.conversation());
+            if !fresh.is_empty() {
+                return Some((fresh, outside.bus.now_us()));
+            }
+        }
+        None
     }
 
     /// The whole transaction up to its commit, which happens a while later.
@@ -304,10 +340,11 @@ impl Chatd {
     fn answer(
         &self,
         outside: &mut Outside,
-        gateway: usize,
+        gateway: Option<usize>,
         number: u64,
         outcome: Result<Response, Error>,
     ) {
+        let Some(gateway) = gateway else { return };
         let event = crate::Event::Gateway(gateway::Event::Answer { number, outcome });
         outside.bus.send(self.process(), Process::Gateway(gateway), event);
     }

@@ -4,7 +4,8 @@ use crate::Outside;
 use crate::bugs::Bug;
 use crate::bus::Process;
 use crate::gateway;
-use crate::limits::GATEWAYS;
+use crate::limits::{GATEWAYS, STORM_US};
+use crate::membership;
 use ::client::core::{Action, Config, Core, DialFailure, Input};
 use ::client::{Delivery, Notice, Path, SendError, SendOutcome, Update};
 use checker::history::{Operation, Source, body_hash};
@@ -66,6 +67,8 @@ pub(crate) struct Client {
     pub(crate) name: String,
     core: Core,
     began_us: u64,
+    /// Before it was ever killed.
+    first_us: u64,
     /// The next tick that is planned.
     tick_us: Option<u64>,
     connection: Option<Connection>,
@@ -73,8 +76,9 @@ pub(crate) struct Client {
     pub(crate) seen: BTreeMap<Uuid, u64>,
     pub(crate) unanswered: BTreeMap<u64, (Uuid, String)>,
     next_ticket: u64,
-    /// Keys that were written already, for the defect that changes them.
+    /// Keys that were written, and those that were written again.
     written: BTreeSet<String>,
+    repeated: BTreeSet<String>,
     pub(crate) is_live: bool,
     pub(crate) is_closed: bool,
 }
@@ -92,12 +96,14 @@ impl Client {
             name: format!("{user}/{device}"),
             core,
             began_us: outside.bus.now_us(),
+            first_us: outside.bus.now_us(),
             tick_us: None,
             connection: None,
             seen,
             unanswered: BTreeMap::new(),
             next_ticket: 0,
             written: BTreeSet::new(),
+            repeated: BTreeSet::new(),
             is_live: false,
             is_closed: false,
         };
@@ -122,6 +128,10 @@ impl Client {
             outside.open.remove(&connection.number);
             self.hang_up(outside, &connection);
         }
+    }
+
+    pub(crate) fn is_late(&self) -> bool {
+        self.first_us >= STORM_US
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -245,11 +255,13 @@ impl Client {
     fn write(&mut self, outside: &mut Outside, mut frame: ClientFrame) {
         let Some(Connection { number, gateway }) = self.connection else { return };
         let (from, to) = (Process::Client(self.me), Process::Gateway(gateway));
-        if outside.bug == Some(Bug::NewKeyOnRetry)
-            && let Some(Up::Send(send)) = &mut frame.frame
+        if let Some(Up::Send(send)) = &mut frame.frame
             && !self.written.insert(send.idempotency_key.clone())
         {
-            send.idempotency_key = format!("{}-again", send.idempotency_key);
+            self.repeated.insert(send.idempotency_key.clone());
+            if outside.bug == Some(Bug::NewKeyOnRetry) {
+                send.idempotency_key = format!("{}-again", send.idempotency_key);
+            }
         }
         if outside.bus.loses() || !outside.bus.reaches(from, to) {
             let delay_us = outside.bus.delay_us();
@@ -278,6 +290,10 @@ impl Client {
         };
         if outside.probe.as_ref().is_some_and(|it| it.awaits(&event, &self.name)) {
             outside.probe_came();
+        }
+        if conversation == outside.revolving {
+            let (name, user) = (self.name.clone(), self.user);
+            return outside.shown.push(membership::Shown { name, user, sequence_number: seq });
         }
         let conversation = conversation.to_string();
         outside.record(match self.role {
@@ -337,7 +353,10 @@ impl Client {
                 message_id: Uuid::from_slice(&sent.message_id).unwrap_or_default().to_string(),
                 seq: sent.sequence_number,
             },
-            Err(error @ SendError::Ended { .. }) => {
+            // Whoever was no member may become one before the first copy is looked at.
+            Err(error)
+                if matches!(error, SendError::Ended { .. }) || self.repeated.contains(&key) =>
+            {
                 Operation::Info { at_us, client, conversation, key, error: error.to_string() }
             }
             Err(error) => {

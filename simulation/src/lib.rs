@@ -25,6 +25,7 @@ mod faults;
 mod gateway;
 mod kafka;
 mod limits;
+mod membership;
 mod presence;
 mod relay;
 mod verdict;
@@ -38,6 +39,7 @@ use bus::{Bus, Process};
 use checker::history::Operation;
 use database::Database;
 use presence::Redis;
+use proto::Uuid;
 use proto::client::event::Kind;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +83,9 @@ struct Outside {
     broker: Broker,
     redis: Redis,
     history: Vec<Operation>,
+    /// The conversation whose members come and go, and what applications were shown of it.
+    revolving: Uuid,
+    shown: Vec<membership::Shown>,
     /// What the checker does not look for.
     violations: Vec<String>,
     /// Connections that are open at their clients.

@@ -33,6 +33,8 @@ pub(crate) const USERS: usize = 3;
 pub(crate) const DEVICES: Range<usize> = 3..6;
 pub(crate) const CONVERSATIONS: Range<usize> = 2..4;
 pub(crate) const MESSAGES: Range<usize> = 12..30;
+/// Requests to join, to remove and to leave.
+pub(crate) const MEMBERSHIP_CHANGES: Range<usize> = 2..10;
 pub(crate) const FAULTS: Range<usize> = 1..7;
 
 /// Faults and sends come until then; then everything is healed.

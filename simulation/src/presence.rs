@@ -164,7 +164,14 @@ impl Presence {
                 self.redis_is_lost(outside);
             }
         }
+        let written = self.redis.is_some();
         for announcement in std::mem::take(&mut self.announcements) {
+            let Announcement { user, online, at_us } = announcement;
+            if !written && !online {
+                // Refused only for reports; nothing follows from it before Redis is back.
+                let _ = self.rules.step(now(outside), Happened::Withheld { user, at_us });
+                continue;
+            }
             self.waiting.add(announcement);
         }
         self.announce(outside);

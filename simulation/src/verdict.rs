@@ -2,6 +2,7 @@
 
 use crate::Outside;
 use crate::limits::PROBE_US_MAX;
+use crate::membership;
 use checker::history::{Operation, body_hash};
 use checker::{DatabaseEvent, Judge, Verdict};
 use proto::client::{ServerFrame, event, server_frame};
@@ -49,6 +50,7 @@ pub(crate) fn judge(mut outside: Outside, seed: u64) -> Run {
     let mut violations = outside.violations.clone();
     violations.extend(outside.database.borrow().violations.iter().cloned());
     violations.extend(late_probe(&outside));
+    violations.extend(membership::judge(&outside));
     violations.extend(verdict.violations);
     let (digest, trace) = (outside.bus.digest(), outside.bus.take_trace());
     Run { seed, violations, digest, met: outside.met, trace }

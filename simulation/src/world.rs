@@ -3,16 +3,17 @@
 use crate::broker::Broker;
 use crate::bugs::Bug;
 use crate::bus::{Bus, Process};
-use crate::chatd::Chatd;
+use crate::chatd::{self, Chatd};
 use crate::client::{self, Client, Role};
 use crate::database::{Change, Conversation, Database, Logged};
 use crate::faults::{self, Fault, Kind};
 use crate::gateway::Gateway;
 use crate::kafka;
 use crate::limits::{
-    CHATDS, CONVERSATIONS, DEVICES, GATEWAYS, LOOK_US, MESSAGES, RELAYS, SETTLE_US_MAX, STORM_US,
-    TIMINGS, USERS,
+    CHATDS, CONVERSATIONS, DEVICES, FAULT_US_MAX, GATEWAYS, LOOK_US, MESSAGES, RELAYS,
+    SETTLE_US_MAX, STORM_US, TIMINGS, USERS,
 };
+use crate::membership;
 use crate::presence::{Presence, Redis};
 use crate::relay::Relay;
 use crate::verdict::{Met, Run, judge};
@@ -80,6 +81,8 @@ impl World {
             broker: Broker::default(),
             redis: Redis::default(),
             history: Vec::new(),
+            revolving: Uuid::nil(),
+            shown: Vec::new(),
             violations: Vec::new(),
             open: BTreeSet::new(),
             streams: BTreeMap::new(),
@@ -127,6 +130,11 @@ impl World {
             let to = Process::Client(client);
             self.outside.bus.at(to, at_us, crate::Event::Client(event));
         }
+        for (at_us, changed) in membership::plan(&mut self.outside.bus.random, users) {
+            let to = Process::Chatd(self.outside.bus.random.usize(..CHATDS));
+            let event = chatd::Event::Changed(Box::new(changed));
+            self.outside.bus.at(to, at_us, crate::Event::Chatd(event));
+        }
         self.faults = faults::plan(&mut self.outside.bus.random, devices);
         for fault in 0..self.faults.len() {
             self.plan(self.faults[fault].begin_us, Event::Begin { fault });
@@ -140,7 +148,8 @@ impl World {
 
     fn any_conversation(&mut self, user: Uuid) -> Uuid {
         let own = self.conversations.iter().filter(|(_, members)| members.contains(&user));
-        let own: Vec<Uuid> = own.map(|(id, _)| *id).collect();
+        let own = own.map(|(id, _)| *id).chain([self.outside.revolving]);
+        let own: Vec<Uuid> = own.collect();
         own[self.outside.bus.random.usize(..own.len())]
     }
 
@@ -303,9 +312,14 @@ impl World {
     fn look(&mut self) {
         let now_us = self.outside.bus.now_us();
         match self.stage {
-            Stage::Settling if self.is_settled() => self.close_some(now_us),
+            // Whoever was paused has been told by then what to do.
+            Stage::Settling if now_us > self.healed_us + FAULT_US_MAX && self.is_settled() => {
+                self.close_some(now_us);
+            }
             Stage::Settling if now_us > self.healed_us + SETTLE_US_MAX => {
-                self.outside.violate("not everybody has seen everything".into());
+                let late = self.clients.iter().filter(|it| !(it.is_idle() && self.has_all(it)));
+                let late: Vec<&str> = late.map(|it| it.name.as_str()).collect();
+                self.outside.violate(format!("not everybody has seen everything: {late:?}"));
                 self.close_some(now_us);
             }
             Stage::Presence { until_us } if now_us >= until_us => {
@@ -326,6 +340,11 @@ impl World {
     fn has_all(&self, client: &Client) -> bool {
         let database = self.outside.database.borrow();
         let own = self.conversations.iter().filter(|it| it.1.contains(&client.user));
+        let revolving = self.outside.revolving;
+        let seen = client.seen.get(&revolving).copied();
+        if !membership::has_all(&self.outside, client.user, client.is_late(), seen) {
+            return false;
+        }
         own.map(|(id, _)| id).all(|id| {
             let last = database.state.conversations.get(id).map(|it| it.last_sequence_number);
             client.seen.get(id).copied() == last
@@ -334,7 +353,8 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let is_relayed = self.outside.database.borrow().state.outbox.is_empty();
-        is_relayed && self.clients.iter().all(|it| it.is_idle() && self.has_all(it))
+        let is_written = self.chatds.iter().all(Chatd::is_idle);
+        is_written && is_relayed && self.clients.iter().all(|it| it.is_idle() && self.has_all(it))
     }
 
     /// Some go; then it must become known who is there.
@@ -425,6 +445,8 @@ fn populate(outside: &mut Outside) -> (Vec<Uuid>, BTreeMap<Uuid, Vec<Uuid>>) {
         changes.extend(creation(id, &members));
         conversations.insert(id, members);
     }
+    outside.revolving = Uuid::from_u128(random.u128(..));
+    changes.extend(creation(outside.revolving, &membership::first_members(random, &users)));
     outside.database.borrow_mut().seed(changes);
     (users, conversations)
 }

@@ -18,6 +18,9 @@ pub type CursorOf = (Uuid, u64);
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     logs: BTreeMap<Uuid, Log>,
+    /// The last event that the application has of conversations that are no longer this user's: a gateway that
+    /// is behind may push it again.
+    ended: BTreeMap<Uuid, u64>,
     /// Those with something to ask for.
     unwell: BTreeSet<Uuid>,
     /// Events of a conversation that is not known are the beginning of it (there is no resume that
@@ -28,7 +31,7 @@ pub(super) struct Logs {
 impl Logs {
     pub(super) fn new(cursors: impl IntoIterator<Item = CursorOf>, live_only: bool) -> Self {
         let logs = cursors.into_iter().map(|(id, cursor)| (id, Log::at(cursor))).collect();
-        Self { logs, unwell: BTreeSet::new(), live_only }
+        Self { logs, ended: BTreeMap::new(), unwell: BTreeSet::new(), live_only }
     }
 
     /// The cursors for a hello or for the application; a conversation whose beginning is not known
@@ -64,6 +67,10 @@ impl Logs {
     /// A pushed event. `user` is this session's.
     pub(super) fn pushed(&mut self, id: Uuid, user: Uuid, event: Event) -> Outcome {
         let sequence_number = event.sequence_number;
+        if self.ended.get(&id).is_some_and(|last| sequence_number <= *last) {
+            return Outcome { duplicate: true, ..Outcome::default() };
+        }
+        self.ended.remove(&id);
         let begins = self.live_only || sequence_number == 1 || adds(&event, user);
         let log = self.logs.entry(id).or_default();
         if begins {
@@ -76,6 +83,7 @@ impl Logs {
 
     /// An event of a sync page.
     pub(super) fn synced(&mut self, id: Uuid, event: Event) -> Outcome {
+        self.ended.remove(&id);
         let outcome = self.logs.entry(id).or_default().synced(event.sequence_number, event);
         self.examine(id);
         outcome
@@ -83,6 +91,9 @@ impl Logs {
 
     /// The server shed events of this conversation, `from` to `to`.
     pub(super) fn gap(&mut self, id: Uuid, from: u64, to: u64) {
+        if self.ended.get(&id).is_some_and(|last| to <= *last) {
+            return;
+        }
         let log = self.logs.entry(id).or_default();
         if self.live_only {
             log.begin_after(from.saturating_sub(1));
@@ -144,7 +155,12 @@ impl Logs {
     /// The conversation is no longer this user's. `None` if nothing was known of it anyway.
     pub(super) fn reset(&mut self, id: Uuid) -> Option<Outcome> {
         self.unwell.remove(&id);
-        self.logs.remove(&id).map(|mut log| log.reset())
+        let mut log = self.logs.remove(&id)?;
+        let outcome = log.reset();
+        if let Some(last) = log.cursor() {
+            self.ended.insert(id, last);
+        }
+        Some(outcome)
     }
 
     /// What to ask for next, at most [`HEAL_CONVERSATIONS_MAX`] conversations.

@@ -302,6 +302,24 @@ fn a_conversation_that_is_no_longer_ours_is_reset_and_not_asked_for_again() {
     assert!(notices.contains(&Notice::Reset { conversation: CHAT }));
     assert!(notices.contains(&Notice::Live));
     assert!(talk.core.cursors().is_empty());
+    // A gateway that is behind pushes what is known, and tells of what it has no room for.
+    for number in [3, 4] {
+        let actions = talk.say(0, message(number));
+        assert!(delivered(&actions).is_empty() && writes(&actions).is_empty());
+    }
+    let conversation_id = CHAT.as_bytes().to_vec();
+    let gap = |from, to| {
+        server_frame::Frame::Gap(Gap {
+            conversation_id: conversation_id.clone(),
+            from_sequence_number: from,
+            to_sequence_number: to,
+            ..Gap::default()
+        })
+    };
+    assert!(writes(&talk.say(0, gap(3, 4))).is_empty());
+    // What is beyond is of another membership, and asked for.
+    let asked = writes(&talk.say(0, gap(9, 9)));
+    assert!(matches!(&asked[0].frame, Some(Frame::Sync(_))));
 }
 
 #[test]

@@ -259,6 +259,14 @@ impl Payloads {
         payload.subject
     }
 
+    /// The frame of an event, as it came.
+    pub(crate) fn frame(&self, handle: Handle) -> Option<&[u8]> {
+        match &self.slots[handle.0 as usize].source {
+            Source::Frame(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// The subject, if it was asked for before.
     pub(crate) fn known_subject(&self, handle: Handle) -> Option<u64> {
         self.slots[handle.0 as usize].subject

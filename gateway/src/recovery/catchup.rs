@@ -73,16 +73,18 @@ impl<T> CatchUp<T> {
     }
 
     /// The answer to the resume: its pages, then the live events that waited, then the verdicts.
+    /// `is_beginning`: before that event there is nothing of its conversation for the user.
     /// Returns the events that are no longer needed.
     pub fn resumed(
         &mut self,
         request_id: u64,
         pages: Vec<SyncPage>,
         verdicts: Vec<Verdict>,
+        is_beginning: impl Fn(&T) -> bool,
     ) -> Vec<T> {
         self.pages(request_id, pages);
         let Some(gap) = self.gap.take() else { return Vec::new() };
-        let merged = gap.merge(verdicts);
+        let merged = gap.merge(verdicts, is_beginning);
         self.live(merged.live);
         self.frame(request_id, Frame::Synced(Synced { verdicts: merged.verdicts }));
         merged.dropped
@@ -213,7 +215,7 @@ mod tests {
         let conversation_id = A.as_bytes().to_vec();
         let verdict =
             Verdict { conversation_id, complete_to_sequence_number: 5, ..Verdict::default() };
-        let dropped = catch_up.resumed(9, vec![SyncPage::default(); 2], vec![verdict]);
+        let dropped = catch_up.resumed(9, vec![SyncPage::default(); 2], vec![verdict], |_| true);
         assert_eq!(dropped, [5]);
         assert!(catch_up.bytes() > 0);
         assert!(matches!(catch_up.hold(A, 7, 7), Held::Waits(None)));

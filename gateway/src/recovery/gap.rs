@@ -95,11 +95,19 @@ impl<T> GapBuffer<T> {
         self.events.into_iter().map(|waiting| waiting.event)
     }
 
-    /// Puts what waits behind an answer that ends with `verdicts`.
-    pub(crate) fn merge(self, mut verdicts: Vec<Verdict>) -> Merged<T> {
+    /// Puts what waits behind an answer that ends with `verdicts`. A conversation that these do not name began
+    /// for this user after the answer, if its first event here `is_beginning`. Otherwise the user may have left
+    /// it before the answer was given, and only a sync tells what there was before these events.
+    pub(crate) fn merge(
+        self,
+        mut verdicts: Vec<Verdict>,
+        is_beginning: impl Fn(&T) -> bool,
+    ) -> Merged<T> {
         let (mut live, mut dropped) = (Vec::new(), Vec::new());
         for Waiting { conversation, sequence_number, event } in self.events {
-            let verdict = verdict_of(&mut verdicts, conversation, sequence_number);
+            let before =
+                || if is_beginning(&event) { sequence_number.saturating_sub(1) } else { 0 };
+            let verdict = verdict_of(&mut verdicts, conversation, before);
             if sequence_number <= reach(verdict) {
                 dropped.push(event);
                 continue;
@@ -114,7 +122,7 @@ impl<T> GapBuffer<T> {
             live.push(event);
         }
         for Overflow { conversation, from, to } in self.overflows {
-            let verdict = verdict_of(&mut verdicts, conversation, from);
+            let verdict = verdict_of(&mut verdicts, conversation, || from.saturating_sub(1));
             if to > reach(verdict) {
                 if verdict.gap_to_sequence_number == 0 {
                     verdict.gap_from_sequence_number = verdict.complete_to_sequence_number + 1;
@@ -131,14 +139,17 @@ fn reach(verdict: &Verdict) -> u64 {
     verdict.complete_to_sequence_number.max(verdict.gap_to_sequence_number)
 }
 
-/// The conversation's verdict. One that the answer does not name began for this user after it: the
-/// first event that came is the first that concerns the user.
-fn verdict_of(verdicts: &mut Vec<Verdict>, conversation: Uuid, first: u64) -> &mut Verdict {
+/// The conversation's verdict; if the answer does not name it, a new one that is complete up to there.
+fn verdict_of(
+    verdicts: &mut Vec<Verdict>,
+    conversation: Uuid,
+    complete_to: impl FnOnce() -> u64,
+) -> &mut Verdict {
     let found = verdicts.iter().position(|it| it.conversation_id == conversation.as_bytes());
     let index = found.unwrap_or_else(|| {
         verdicts.push(Verdict {
             conversation_id: conversation.as_bytes().to_vec(),
-            complete_to_sequence_number: first.saturating_sub(1),
+            complete_to_sequence_number: complete_to(),
             ..Verdict::default()
         });
         verdicts.len() - 1
@@ -174,8 +185,8 @@ mod tests {
 
     #[test]
     fn events_come_once_and_in_order_behind_the_answer() {
-        let merged =
-            buffer(&[(A, 12), (A, 10), (A, 11), (A, 11)]).merge(vec![verdict(A, 10, (0, 0))]);
+        let merged = buffer(&[(A, 12), (A, 10), (A, 11), (A, 11)])
+            .merge(vec![verdict(A, 10, (0, 0))], |_| true);
         assert_eq!(merged.live, [11, 12]);
         assert_eq!(merged.dropped, [10]);
         assert_eq!(merged.verdicts, [verdict(A, 12, (0, 0))]);
@@ -183,8 +194,8 @@ mod tests {
 
     #[test]
     fn what_lies_in_the_answers_gap_is_left_to_the_client() {
-        let merged =
-            buffer(&[(A, 498), (A, 500), (A, 501)]).merge(vec![verdict(A, 100, (101, 500))]);
+        let merged = buffer(&[(A, 498), (A, 500), (A, 501)])
+            .merge(vec![verdict(A, 100, (101, 500))], |_| true);
         assert_eq!(merged.live, [501]);
         assert_eq!(merged.dropped, [498, 500]);
         assert_eq!(merged.verdicts, [verdict(A, 100, (101, 500))]);
@@ -192,16 +203,24 @@ mod tests {
 
     #[test]
     fn a_hole_before_a_live_event_is_a_gap() {
-        let merged = buffer(&[(A, 13), (A, 14)]).merge(vec![verdict(A, 10, (0, 0))]);
+        let merged = buffer(&[(A, 13), (A, 14)]).merge(vec![verdict(A, 10, (0, 0))], |_| true);
         assert_eq!(merged.live, [13, 14]);
         assert_eq!(merged.verdicts, [verdict(A, 10, (11, 12))]);
     }
 
     #[test]
     fn a_conversation_that_began_meanwhile_has_its_own_verdict() {
-        let merged = buffer(&[(B, 7), (B, 8)]).merge(vec![verdict(A, 3, (0, 0))]);
+        let merged = buffer(&[(B, 7), (B, 8)]).merge(vec![verdict(A, 3, (0, 0))], |_| true);
         assert_eq!(merged.live, [7, 8]);
         assert_eq!(merged.verdicts, [verdict(A, 3, (0, 0)), verdict(B, 8, (0, 0))]);
+    }
+
+    #[test]
+    fn a_conversation_that_may_have_ended_meanwhile_is_a_gap_up_to_what_came_of_it() {
+        let waiting = buffer(&[(B, 7), (B, 8)]);
+        let merged = waiting.merge(vec![verdict(A, 3, (0, 0))], |_| false);
+        assert_eq!(merged.live, [7, 8]);
+        assert_eq!(merged.verdicts, [verdict(A, 3, (0, 0)), verdict(B, 0, (1, 6))]);
     }
 
     #[test]
@@ -210,7 +229,7 @@ mod tests {
         assert_eq!(full.push(A, 5, 5), Pushed::Dropped(5));
         assert_eq!(full.push(A, 6, 6), Pushed::Dropped(6));
         assert_eq!(full.push(B, 1, 1), Pushed::Refused(1));
-        let merged = full.merge(vec![verdict(A, 2, (0, 0))]);
+        let merged = full.merge(vec![verdict(A, 2, (0, 0))], |_| true);
         assert_eq!(merged.live, [3, 4]);
         assert_eq!(merged.verdicts, [verdict(A, 4, (5, 6))]);
     }
@@ -231,7 +250,7 @@ mod tests {
             let gap = random.bool() && answered > 0;
             let complete = if gap { random.u64(0..answered) } else { answered };
             let start = verdict(A, complete, if gap { (complete + 1, answered) } else { (0, 0) });
-            let Merged { live, verdicts, .. } = buffer.merge(vec![start]);
+            let Merged { live, verdicts, .. } = buffer.merge(vec![start], |_| true);
             assert!(live.is_sorted_by(|a, b| a < b), "seed {seed}");
             let verdict = &verdicts[0];
             for number in 1..=last {

@@ -4,6 +4,7 @@
 
 use crate::limits::{RECENT_ENTRY_BYTES, RECENT_MEMBERSHIPS_MAX};
 use crate::mail::{Delivery, Recipients};
+use crate::recovery::beginning::is_beginning;
 use crate::recovery::watermark::Watermark;
 use crate::shard::registry::IdHash;
 use bytes::Bytes;
@@ -210,6 +211,10 @@ impl Recent {
                 && entry.is_for(user)
                 && !from.contains_key(&entry.conversation)
             {
+                if !is_beginning(&entry.frame, user) {
+                    // It began earlier, and the device was not told of that.
+                    return None;
+                }
                 from.insert(entry.conversation, entry.sequence_number - 1);
             }
         }

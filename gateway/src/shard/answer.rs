@@ -5,6 +5,8 @@ use crate::close::Reason;
 use crate::inbound::http::Refusal;
 use crate::inbound::respond;
 use crate::mail::{Answer, Asked};
+use crate::outbound::payload::Handle;
+use crate::recovery::beginning::is_beginning;
 use proto::client::server_frame::Frame;
 use proto::client::{Accepted, Error};
 use proto::error::ErrorCode;
@@ -88,7 +90,7 @@ impl Shard {
             return self.resume_failed(slot, request_id, too_much_backlog());
         }
         let Some(session) = self.table.session_mut(slot) else { return };
-        let fresh = session.is_fresh_stream();
+        let (user, fresh) = (session.user, session.is_fresh_stream());
         let Some(catch_up) = session.catch_up() else { return };
         let before = catch_up.bytes();
         let SyncResult { mut pages, mut verdicts } = result;
@@ -96,7 +98,12 @@ impl Shard {
             pages.clear();
             catch_up.begin_at_the_end(&mut verdicts);
         }
-        let dropped = catch_up.resumed(request_id, pages, verdicts);
+        let payloads = &self.payloads;
+        // A fresh stream wants nothing of what was before.
+        let begins = |handle: &Handle| {
+            fresh || payloads.frame(*handle).is_some_and(|frame| is_beginning(frame, &user))
+        };
+        let dropped = catch_up.resumed(request_id, pages, verdicts, begins);
         self.backlog_bytes += catch_up.bytes() - before;
         for handle in dropped {
             self.counts.lane(self.payloads.lane(handle)).shed.increment();

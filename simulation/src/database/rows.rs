@@ -128,11 +128,12 @@ impl State {
         Some(Known { body_hash: logged.body_hash.clone(), answer })
     }
 
-    /// Who belongs to the conversation now.
-    pub(crate) fn audience(&self, conversation: Uuid) -> Vec<Uuid> {
+    /// Who belongs to the conversation now, or ever did.
+    pub(crate) fn audience(&self, conversation: Uuid, with_left: bool) -> Vec<Uuid> {
         let first = (conversation, Uuid::nil());
         let last = (conversation, Uuid::max());
-        let members = self.members.range(first..=last).filter(|(_, (_, left))| left.is_none());
+        let members =
+            self.members.range(first..=last).filter(|(_, (_, left))| with_left || left.is_none());
         members.map(|((_, user), _)| *user).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::rows::{Change, Logged};
 use super::{Database, Pending, record};
+use crate::bugs::Bug;
 use crate::limits::STATEMENT_FAULT_PERMILLE;
 use chatd::rules::{
     Append, Audience, Audiences, CommitError, ConversationState, Counting, Cursor, CursorKey,
@@ -167,7 +168,9 @@ impl Store for Connection {
 
     fn audiences(&mut self, ids: &[Uuid]) -> Result<Audiences, CommitError> {
         self.statement(|database| {
-            let audience = |id: &Uuid| (*id, Audience::new(&database.state.audience(*id)));
+            let with_left = database.bug == Some(Bug::NeverLeaves);
+            let audience =
+                |id: &Uuid| (*id, Audience::new(&database.state.audience(*id, with_left)));
             ids.iter().map(audience).collect()
         })
     }

@@ -7,7 +7,9 @@ use crate::client;
 use crate::limits::HEARTBEAT_MS;
 use crate::presence::Said;
 use crate::{Outside, chatd};
-use ::gateway::rules::{CatchUp, Delivery, GAP_BUFFER_EVENTS_MAX, Held, Missed, Step};
+use ::gateway::rules::{
+    CatchUp, Delivery, GAP_BUFFER_EVENTS_MAX, Held, Missed, Step, is_beginning,
+};
 use presenced::rules::Named;
 use proto::client::client_frame::Frame as Up;
 use proto::client::server_frame::Frame;
@@ -173,12 +175,14 @@ impl Gateway {
             for Missed { conversation, sequence_number, frame } in missed {
                 let _ = catch_up.hold(conversation, sequence_number, frame.to_vec());
             }
-            catch_up.resumed(request_id, Vec::new(), verdicts);
+            let user = session.user;
+            let begins = |frame: &Vec<u8>| is_beginning(frame, &user);
+            catch_up.resumed(request_id, Vec::new(), verdicts, begins);
             return self.pump(outside, connection);
         }
         if outside.bug == Some(Bug::BlindResume) {
             let verdicts = hello.cursors.into_iter().map(nothing_missed).collect();
-            catch_up.resumed(request_id, Vec::new(), verdicts);
+            catch_up.resumed(request_id, Vec::new(), verdicts, |_| true);
             return self.pump(outside, connection);
         }
         outside.met.resumes_from_chatd += 1;
@@ -272,8 +276,10 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(&connection) else { return };
         match (asked, outcome) {
             (Asked::Resume, Ok(Response::Sync(result))) => {
+                let user = session.user;
+                let begins = |frame: &Vec<u8>| is_beginning(frame, &user);
                 if let Some(catch_up) = session.catch_up.as_mut() {
-                    catch_up.resumed(request_id, result.pages, result.verdicts);
+                    catch_up.resumed(request_id, result.pages, result.verdicts, begins);
                 }
                 self.pump(outside, connection);
             }

@@ -72,12 +72,22 @@ test("the verdict that all is complete ends a gap in which there was nothing for
   assert.deepEqual(numbers(log.accept(message("a", 9))), [9]);
 });
 
-test("a conversation that is no longer the user's is forgotten", () => {
+test("a conversation that is no longer the user's is not asked for, and what is pushed again is not shown again", () => {
   const log = new Log(ME);
   log.track("a", 3);
   const { reset } = log.conclude([{ ...verdict("a", 0), reset: true }, { ...verdict("b", 0), reset: true }]);
   assert.deepEqual(reset, ["a"]);
-  assert.equal(log.cursor("a"), null);
+  assert.deepEqual(log.cursors(), []);
+  // A gateway that is behind: events of before, one that it had no room for, and the joining itself.
+  assert.deepEqual(log.accept(message("a", 2)), []);
+  assert.deepEqual(log.accept(membership("a", 3, [ME], [])), []);
+  log.missed({ conversation_id: "a", from_sequence_number: 2, to_sequence_number: 3, reason: "" });
+  assert.deepEqual([log.wanted(), log.complete], [[], true]);
+  // Whoever joins again begins there, or asks if that was missed.
+  assert.deepEqual(numbers(log.accept(membership("a", 9, [ME], []))), [9]);
+  log.conclude([{ ...verdict("a", 0), reset: true }]);
+  log.missed({ conversation_id: "a", from_sequence_number: 12, to_sequence_number: 12, reason: "" });
+  assert.deepEqual(log.wanted(), [{ conversation_id: "a", sequence_number: 9 }]);
 });
 
 test("a server that was set back is followed from where it goes on", () => {

@@ -1,4 +1,8 @@
 use super::*;
+use proto::Message;
+use proto::client::event::Kind;
+use proto::client::server_frame::Frame;
+use proto::client::{Event, MembershipChanged, ServerFrame};
 
 const ALICE: Uuid = Uuid::from_u128(1);
 const BOB: Uuid = Uuid::from_u128(2);
@@ -18,6 +22,23 @@ fn delivery(conversation: Uuid, sequence_number: u64, offset: i64, users: &[Uuid
         offset,
         membership: false,
     }
+}
+
+/// Some of its recipients join with it.
+fn joining(
+    conversation: Uuid,
+    sequence_number: u64,
+    offset: i64,
+    added: &[Uuid],
+    users: &[Uuid],
+) -> Delivery {
+    let added_user_ids = added.iter().map(|id| id.as_bytes().to_vec()).collect();
+    let change = MembershipChanged { added_user_ids, ..MembershipChanged::default() };
+    let kind = Some(Kind::MembershipChanged(change));
+    let frame = Some(Frame::Event(Event { sequence_number, kind, ..Event::default() }));
+    let frame = ServerFrame { request_id: 0, frame }.encode_to_vec().into();
+    let delivery = delivery(conversation, sequence_number, offset, users);
+    Delivery { frame, membership: true, ..delivery }
 }
 
 fn cursor(conversation: Uuid, sequence_number: u64) -> Cursor {
@@ -82,13 +103,23 @@ fn a_conversation_that_the_device_does_not_know_is_told_from_its_first_event() {
     let mut recent = started();
     let watermark = recent.watermark();
     recent.add(delivery(A, 6, 100, &[BOB]));
-    recent.add(Delivery { membership: true, ..delivery(A, 7, 101, &[ALICE, BOB]) });
+    recent.add(joining(A, 7, 101, &[ALICE], &[ALICE, BOB]));
     recent.add(delivery(A, 8, 102, &[ALICE, BOB]));
     let found = recent.since(&ALICE, &watermark, &[], 10).unwrap();
     assert_eq!(found.1[0].complete_to_sequence_number, 6);
     assert_eq!(numbers(Some(found)), Some(vec![(A, 7), (A, 8)]));
     let later = recent.watermark();
     assert_eq!(numbers(recent.since(&ALICE, &later, &[], 10)), Some(vec![]));
+}
+
+#[test]
+fn a_conversation_of_which_the_device_should_have_known_is_left_to_chatd() {
+    let mut recent = started();
+    let watermark = recent.watermark();
+    recent.add(joining(A, 7, 100, &[BOB], &[ALICE, BOB]));
+    assert!(recent.since(&ALICE, &watermark, &[], 10).is_none());
+    assert!(recent.since(&ALICE, &watermark, &[cursor(A, 6)], 10).is_some());
+    assert!(recent.since(&BOB, &watermark, &[], 10).is_some());
 }
 
 #[test]
