@@ -121,8 +121,9 @@ impl<T> GapBuffer<T> {
             }
             live.push(event);
         }
-        for Overflow { conversation, from, to } in self.overflows {
-            let verdict = verdict_of(&mut verdicts, conversation, || from.saturating_sub(1));
+        for Overflow { conversation, to, .. } in self.overflows {
+            // Nobody knows any more whether the first of them was the beginning.
+            let verdict = verdict_of(&mut verdicts, conversation, || 0);
             if to > reach(verdict) {
                 if verdict.gap_to_sequence_number == 0 {
                     verdict.gap_from_sequence_number = verdict.complete_to_sequence_number + 1;
@@ -232,6 +233,15 @@ mod tests {
         let merged = full.merge(vec![verdict(A, 2, (0, 0))], |_| true);
         assert_eq!(merged.live, [3, 4]);
         assert_eq!(merged.verdicts, [verdict(A, 4, (5, 6))]);
+    }
+
+    #[test]
+    fn an_overflow_of_a_conversation_that_the_answer_does_not_name_is_a_gap_from_the_first_event_on()
+     {
+        let mut full = buffer(&[(A, 1), (A, 2), (A, 3), (A, 4)]);
+        assert_eq!(full.push(B, 7, 7), Pushed::Dropped(7));
+        let merged = full.merge(vec![verdict(A, 0, (0, 0))], |_| true);
+        assert_eq!(merged.verdicts, [verdict(A, 4, (0, 0)), verdict(B, 0, (1, 7))]);
     }
 
     /// Whatever came live and however far the answer reached: nothing is sent twice, all is in order,
