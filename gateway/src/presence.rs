@@ -27,7 +27,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use proto::Uuid;
 use proto::link::request::Request;
 use proto::link::response::Response;
-use proto::link::{PresenceQuery, PresenceQueryResult, PresenceReport, PresenceSession};
+use proto::link::{PresenceQuery, PresenceReport, PresenceSession};
 use std::time::{Duration, Instant};
 
 const BATCH: Duration = Duration::from_millis(PRESENCE_BATCH_MS);
@@ -214,7 +214,7 @@ impl Worker {
         // Without an answer it is asked with the next census.
         let query = Request::PresenceQuery(PresenceQuery::default());
         let Ok(Response::PresenceQuery(result)) = self.ask(query) else { return };
-        let PresenceQueryResult { blank_run_id, .. } = result;
+        let blank_run_id = result.blank_run_id;
         if !blank_run_id.is_empty() && blank_run_id != self.blank_run_id {
             tracing::info!("presenced began blank; whoever watches presence is told anew");
             self.blank_run_id = blank_run_id;

@@ -75,9 +75,8 @@ pub(crate) struct Core {
     stores: Vec<Store>,
     /// For Kafka, once Redis has what is noted of them.
     announcements: Vec<Announcement>,
-    /// Redis had forgotten who was announced as online when this run first read it.
-    began_blank: bool,
-    has_read_redis: bool,
+    /// Had Redis forgotten who was announced as online when this run first read it? None before that.
+    began_blank: Option<bool>,
     run_id: Uuid,
     started: Instant,
     checked_at: Instant,
@@ -94,8 +93,7 @@ impl Core {
             redis: None,
             stores: Vec::new(),
             announcements: Vec::new(),
-            began_blank: false,
-            has_read_redis: false,
+            began_blank: None,
             run_id: proto::id::new(),
             started,
             checked_at: started,
@@ -204,7 +202,7 @@ impl Core {
 
     /// Once nobody is unheard of any more, so that whoever asks then gets it right.
     fn blank_run_id(&self) -> Vec<u8> {
-        if self.began_blank && !self.rules.is_learning(now(self.started)) {
+        if self.began_blank == Some(true) && !self.rules.is_learning(now(self.started)) {
             self.run_id.as_bytes().to_vec()
         } else {
             Vec::new()
@@ -286,10 +284,8 @@ impl Core {
     fn redis_is_back(&mut self, connected: Connected) {
         tracing::info!(known_online = connected.known.online.len(), "redis connected");
         self.redis = Some(connected.connection);
-        if !self.has_read_redis
-            && let Some(is_complete) = self.with_redis(store::is_complete)
-        {
-            (self.has_read_redis, self.began_blank) = (true, !is_complete);
+        if self.began_blank.is_none() {
+            self.began_blank = self.with_redis(store::is_complete).map(|is_complete| !is_complete);
         }
         // Refused only for reports.
         let _ = self.step(Event::Known(connected.known));

@@ -24,16 +24,15 @@ pub(crate) struct Shown {
 /// From the event that began a membership to the one that ended it, if it is over.
 type Stay = (u64, Option<u64>);
 
-/// Its number of members at the beginning, of whom the first made it and stays.
+/// Its members at the beginning, of whom the first made it and stays.
 pub(crate) fn first_members(random: &mut Rng, users: &[Uuid]) -> Vec<Uuid> {
     users[..random.usize(1..=USERS)].to_vec()
 }
 
 /// Somebody joins, is removed or leaves, at these times.
 pub(crate) fn plan(random: &mut Rng, users: &[Uuid]) -> Vec<(u64, chatd::Changed)> {
-    let number = random.usize(MEMBERSHIP_CHANGES);
     let mut changes = Vec::new();
-    for number in 0..number {
+    for number in 0..random.usize(MEMBERSHIP_CHANGES) {
         let user_id = users[random.usize(1..users.len())];
         let (sender, change) = match random.u8(..3) {
             0 => (users[0], Change::Add { user_ids: vec![user_id], is_keyed: true }),

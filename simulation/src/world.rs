@@ -317,7 +317,7 @@ impl World {
                 self.close_some(now_us);
             }
             Stage::Settling if now_us > self.healed_us + SETTLE_US_MAX => {
-                let late = self.clients.iter().filter(|it| !(it.is_idle() && self.has_all(it)));
+                let late = self.clients.iter().filter(|it| !self.is_done(it));
                 let late: Vec<&str> = late.map(|it| it.name.as_str()).collect();
                 self.outside.violate(format!("not everybody has seen everything: {late:?}"));
                 self.close_some(now_us);
@@ -354,7 +354,11 @@ impl World {
     fn is_settled(&self) -> bool {
         let is_relayed = self.outside.database.borrow().state.outbox.is_empty();
         let is_written = self.chatds.iter().all(Chatd::is_idle);
-        is_written && is_relayed && self.clients.iter().all(|it| it.is_idle() && self.has_all(it))
+        is_written && is_relayed && self.clients.iter().all(|it| self.is_done(it))
+    }
+
+    fn is_done(&self, client: &Client) -> bool {
+        client.is_idle() && self.has_all(client)
     }
 
     /// Some go; then it must become known who is there.

@@ -6,6 +6,7 @@ use crossbeam_channel::unbounded;
 use daemon::config::load_from;
 use daemon::link::{Handler, Incoming, Reply, Server, ServerSettings, serve};
 use proto::client::Accepted;
+use proto::link::PresenceQueryResult;
 use std::collections::HashMap;
 use std::sync::Arc;
 

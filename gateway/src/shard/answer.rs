@@ -35,7 +35,7 @@ impl Shard {
             (Asked::Resume, Ok(_)) => self.resume_failed(slot, request_id, mismatch()),
             (Asked::Resume, Err(error)) => self.resume_failed(slot, request_id, error),
             (Asked::PresenceRefresh, Err(_)) => {
-                self.presence_is_stale(slot);
+                self.mark_presence_stale(slot);
             }
             (_, Err(error)) => self.reply_error(slot, request_id, error),
             (Asked::Send, Ok(Response::Sent(sent))) => {

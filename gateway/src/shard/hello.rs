@@ -9,8 +9,7 @@ use crate::inbound::token::{Claims, TokenError};
 use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS};
 use crate::mail::{AskKind, Priority};
 use crate::metrics::Lane;
-use crate::outbound::payload::{Handle, Tag};
-use crate::recovery::beginning::is_beginning;
+use crate::outbound::payload::Tag;
 use crate::recovery::catchup::Held;
 use crate::recovery::recent::Missed;
 use proto::Uuid;
@@ -162,7 +161,6 @@ impl Shard {
             GAP_BUFFER_EVENTS_MAX,
         );
         let Some((missed, verdicts)) = since else { return false };
-        let user = session.user;
         let Some(catch_up) = session.catch_up() else { return false };
         for Missed { conversation, sequence_number, frame } in missed {
             let (priority, lane) = (Priority::Normal, Lane::NONE);
@@ -175,11 +173,8 @@ impl Shard {
             }
         }
         let before = catch_up.bytes();
-        let payloads = &self.payloads;
-        let begins = |handle: &Handle| {
-            payloads.frame(*handle).is_some_and(|frame| is_beginning(frame, &user))
-        };
-        for handle in catch_up.resumed(request_id, Vec::new(), verdicts, begins) {
+        // The cache's verdicts name every conversation of which something waits.
+        for handle in catch_up.resumed(request_id, Vec::new(), verdicts, |_| false) {
             self.payloads.release(handle);
         }
         self.backlog_bytes += catch_up.bytes() - before;

@@ -49,7 +49,7 @@ impl Shard {
     /// ask at once.
     pub(super) fn presence_was_forgotten(&mut self) {
         for slot in self.table.slots() {
-            if !self.presence_is_stale(slot) {
+            if !self.mark_presence_stale(slot) {
                 continue;
             }
             let spread_ms = u64::from(slot).wrapping_mul(97) % PRESENCE_REFRESH_MS;
@@ -60,8 +60,8 @@ impl Shard {
         }
     }
 
-    /// False: it watches nobody.
-    pub(super) fn presence_is_stale(&mut self, slot: u32) -> bool {
+    /// It is told anew with its next ping. False: it watches nobody.
+    pub(super) fn mark_presence_stale(&mut self, slot: u32) -> bool {
         let Some(session) = self.table.session_mut(slot) else { return false };
         let Some(extra) = &mut session.extra else { return false };
         extra.is_presence_stale = !extra.watched.is_empty();
@@ -75,7 +75,7 @@ impl Shard {
         let users = extra.watched.clone();
         extra.is_presence_stale = false;
         if self.ask(slot, 0, AskKind::PresenceRefresh(users)).is_err() {
-            self.presence_is_stale(slot);
+            self.mark_presence_stale(slot);
         }
     }
 }

@@ -175,14 +175,12 @@ impl Gateway {
             for Missed { conversation, sequence_number, frame } in missed {
                 let _ = catch_up.hold(conversation, sequence_number, frame.to_vec());
             }
-            let user = session.user;
-            let begins = |frame: &Vec<u8>| is_beginning(frame, &user);
-            catch_up.resumed(request_id, Vec::new(), verdicts, begins);
+            catch_up.resumed(request_id, Vec::new(), verdicts, |_| false);
             return self.pump(outside, connection);
         }
         if outside.bug == Some(Bug::BlindResume) {
             let verdicts = hello.cursors.into_iter().map(nothing_missed).collect();
-            catch_up.resumed(request_id, Vec::new(), verdicts, |_| true);
+            catch_up.resumed(request_id, Vec::new(), verdicts, |_| false);
             return self.pump(outside, connection);
         }
         outside.met.resumes_from_chatd += 1;
