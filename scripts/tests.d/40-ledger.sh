@@ -59,6 +59,19 @@ done < <(rows relay | sed -n -E 's/.*"partition":([0-9]+).*"relayed":[0-9]{2,}.*
 "$realchat" ledger --since "$work/before" | grep -q -E "^relay +$topic +${used[0]} +committed [1-9].* unaccounted 0$" ||
   wrong 'there is no table for people'
 
+# While messages flow: from before the first to after the last nothing is missing, and all are seen to pass.
+"$realchat" ledger --save "$work/quiet" >/dev/null || wrong 'the reading before the watch failed'
+"$realchat" --json ledger --since "$work/quiet" --watch 18 >"$work/watched" 2>&1 &
+watch=$!
+talk 6
+wait "$watch" || wrong "the watch found a loss: $(tail -3 "$work/watched")"
+for part in relay gateway-1 gateway-2; do
+  last=$(grep "\"part\":\"$part\"" "$work/watched" | tail -1)
+  passed=$(sed -n -E 's/.*"entered":([0-9]+).*/\1/p' <<<"$last")
+  ((passed >= 1800)) || wrong "1,800 messages were sent, and of $part was seen: $last"
+  grep -q '"under_way":0,"unaccounted":0,"unaccounted_at_most":0}' <<<"$last" || wrong "at the end: $last"
+done
+
 # As if the relay had counted more, or fewer, before in one partition.
 tamper() { # FILE PARTITION MORE
   local relayed before
@@ -68,6 +81,7 @@ tamper() { # FILE PARTITION MORE
 }
 tamper "$work/before" "${used[0]}" 5 >"$work/tampered"
 refuses 1 '5 are unaccounted for' "$realchat" --json ledger --since "$work/tampered"
+refuses 1 '5 that entered more than 10 s ago' "$realchat" --json ledger --since "$work/tampered" --watch 15
 # What another partition has twice makes up for nothing.
 tamper "$work/tampered" "${used[1]}" -5 >"$work/swapped"
 refuses 1 'are unaccounted for' "$realchat" --json ledger --since "$work/swapped"

@@ -219,6 +219,11 @@ pub(crate) struct Ledger {
     /// Only what came since the counts in this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) since: Option<PathBuf>,
+    /// Watches for so long while messages flow: a line a second for each part of the way, and exit code 1
+    /// as soon as something has not come out 10 s after it went in.
+    #[arg(long, value_name = "S", conflicts_with = "save",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) watch: Option<u64>,
     /// How long to wait for the counts to come to rest.
     #[arg(long, value_name = "S", default_value_t = 30,
         value_parser = clap::value_parser!(u64).range(0..=86_400))]

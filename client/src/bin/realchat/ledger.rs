@@ -13,6 +13,7 @@
 
 mod metrics;
 mod stages;
+mod watch;
 
 use crate::args::Ledger;
 use crate::failure::Failure;
@@ -23,10 +24,13 @@ use stages::{partitions, stages};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use watch::Window;
 
 /// Counts that stay the same for so long are at rest: longer than chatd samples the outbox.
 const REST: Duration = Duration::from_millis(4_000);
 const STEP: Duration = Duration::from_millis(250);
+/// Between the lines of a watch.
+const LINE: Duration = Duration::from_secs(1);
 
 /// Every daemon's counts at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,16 +45,16 @@ pub(crate) fn run(out: Output, ledger: &Ledger) -> Result<(), Failure> {
         Some(file) => load(file)?,
         None => Reading::default(),
     };
+    if let Some(seconds) = ledger.watch {
+        return watch(out, &admins, &before, ledger, Duration::from_secs(seconds));
+    }
     let (now, at_rest) = rest(&admins, Duration::from_secs(ledger.seconds))?;
     if let Some(file) = &ledger.save {
         let text = serde_json::to_string(&now).unwrap_or_default();
         std::fs::write(file, text).map_err(|error| Failure::file(file, &error))?;
     }
-    let since = now.since(&before).map_err(|part| {
-        let message = format!("{part} was started again since, so its counts began anew");
-        Failure::refused("restarted", message)
-    })?;
-    let partitions = partitions(&since);
+    let since = now.since(&before).map_err(restarted)?;
+    let partitions = partitions(&since, &since);
     for partition in &partitions {
         out.line(partition, &partition.words())?;
     }
@@ -77,6 +81,59 @@ pub(crate) fn run(out: Output, ledger: &Ledger) -> Result<(), Failure> {
         )),
         (_, true) => Err(Failure::refused("lost", format!("{unaccounted} are unaccounted for"))),
     }
+}
+
+fn restarted(part: String) -> Failure {
+    let message = format!("{part} was started again since, so its counts began anew");
+    Failure::refused("restarted", message)
+}
+
+/// A line a second for each part of the way, while messages flow; fails as soon as something is missing.
+fn watch(
+    out: Output,
+    admins: &BTreeMap<String, String>,
+    since: &Reading,
+    ledger: &Ledger,
+    length: Duration,
+) -> Result<(), Failure> {
+    let since = match &ledger.since {
+        Some(_) => since.clone(),
+        None => first(out, admins, Duration::from_secs(ledger.seconds))?,
+    };
+    let (start, mut window, mut told) = (Instant::now(), Window::default(), Duration::ZERO);
+    while start.elapsed() < length {
+        std::thread::sleep(STEP);
+        let now = Reading { daemons: read_all(admins)? };
+        window.add(start.elapsed(), now.since(&since).map_err(restarted)?);
+        if told + LINE > start.elapsed() {
+            continue;
+        }
+        told = start.elapsed();
+        let rows = window.rows();
+        for row in &rows {
+            out.line(row, &row.words())?;
+        }
+        let unaccounted: u64 = rows.iter().map(|it| it.unaccounted).sum();
+        if unaccounted > 0 {
+            let s = watch::WINDOW.as_secs();
+            let message = format!("{unaccounted} that entered more than {s} s ago have not left");
+            return Err(Failure::refused("lost", message));
+        }
+    }
+    Ok(())
+}
+
+/// What the watch counts from: counts at rest, if they come to rest.
+fn first(
+    out: Output,
+    admins: &BTreeMap<String, String>,
+    patience: Duration,
+) -> Result<Reading, Failure> {
+    let (first, at_rest) = rest(admins, patience)?;
+    if !at_rest {
+        out.note("the counts do not rest: as many as are under way now may go missing unnoticed");
+    }
+    Ok(first)
 }
 
 /// Where a stack's variables are: of the folder that was named, or of the one in the environment.
@@ -123,6 +180,15 @@ impl Reading {
             }
         }
         Ok(since)
+    }
+
+    /// The same, as if no row of the outbox had been seen waiting.
+    fn without_waiting(&self) -> Self {
+        let mut moving = self.clone();
+        for counts in moving.daemons.values_mut() {
+            counts.waiting = 0;
+        }
+        moving
     }
 
     /// The daemons whose names begin so.

@@ -141,10 +141,18 @@ pub(super) fn admins(env: &Path) -> Result<BTreeMap<String, String>, Failure> {
     Ok(admins)
 }
 
+/// Those first to whom messages come last: so nothing is read as left that was not read as entered.
 pub(super) fn read_all(
     admins: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, Counts>, Failure> {
-    admins.iter().map(|(name, url)| Ok((name.clone(), Counts::parse(&read(url)?)))).collect()
+    let mut daemons: Vec<_> = admins.iter().collect();
+    daemons.sort_by_key(|(name, _)| match name.as_str() {
+        name if name.starts_with("gateway") => 0,
+        name if name.starts_with("chatd") => 2,
+        _ => 1,
+    });
+    let counts = |(name, url): (&String, &String)| Ok((name.clone(), Counts::parse(&read(url)?)));
+    daemons.into_iter().map(counts).collect()
 }
 
 fn read(url: &str) -> Result<String, Failure> {

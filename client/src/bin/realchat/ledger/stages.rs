@@ -32,11 +32,12 @@ pub(super) struct Stage {
     pub(super) again: u64,
 }
 
-/// Partitions in which something was counted.
-pub(super) fn partitions(reading: &Reading) -> Vec<Partition> {
-    let mut all = committed(reading);
-    for (name, gateway) in reading.daemons("gateway") {
-        all.extend(consumed(reading, name, gateway));
+/// Partitions in which something was counted: what had entered by one reading, and what had left by the
+/// same or a later one.
+pub(super) fn partitions(entered: &Reading, left: &Reading) -> Vec<Partition> {
+    let mut all = committed(entered, left);
+    for (name, gateway) in left.daemons("gateway") {
+        all.extend(consumed(entered, name, gateway));
     }
     all
 }
@@ -44,14 +45,14 @@ pub(super) fn partitions(reading: &Reading) -> Vec<Partition> {
 /// chatd knows a record's shard of the outbox, the relay its partition. Both are what one hash leaves when
 /// it is divided, by the number of shards and of partitions: so they agree in what it leaves when it is
 /// divided by what both numbers can be divided by.
-fn committed(reading: &Reading) -> Vec<Partition> {
+fn committed(entered: &Reading, left: &Reading) -> Vec<Partition> {
     let mut rows = Vec::new();
-    let mut explained = total(reading, "relay", Counted::DeadLettered);
-    explained += reading.daemons("chatd").map(|(_, it)| it.waiting).sum::<u64>();
-    for topic in topics(reading, Counted::Committed) {
-        let count = count_partitions(reading, &topic);
+    let mut explained = total(left, "relay", Counted::DeadLettered);
+    explained += left.daemons("chatd").map(|(_, it)| it.waiting).sum::<u64>();
+    for topic in topics(entered, Counted::Committed) {
+        let count = count_partitions(left, &topic);
         let modulo = divisor(count, u32::from(OUTBOX_SHARDS));
-        let classes = |prefix: &'static str, counted| {
+        let classes = |reading: &Reading, prefix: &'static str, counted| {
             let mut classes: BTreeMap<u32, u64> = BTreeMap::new();
             for (_, it) in reading.daemons(prefix) {
                 for (_, place, count) in it.all(counted).filter(|it| it.0 == topic) {
@@ -60,8 +61,8 @@ fn committed(reading: &Reading) -> Vec<Partition> {
             }
             classes
         };
-        let relayed = classes("relay", Counted::Relayed);
-        for (partition, committed) in classes("chatd", Counted::Committed) {
+        let relayed = classes(left, "relay", Counted::Relayed);
+        for (partition, committed) in classes(entered, "chatd", Counted::Committed) {
             let relayed = relayed.get(&partition).copied().unwrap_or_default();
             let missing = committed.saturating_sub(relayed);
             let unaccounted = missing.saturating_sub(explained);
@@ -80,15 +81,19 @@ fn committed(reading: &Reading) -> Vec<Partition> {
     rows
 }
 
-fn consumed(reading: &Reading, name: &str, gateway: &Counts) -> Vec<Partition> {
+fn consumed(entered: &Reading, name: &str, gateway: &Counts) -> Vec<Partition> {
     let mut rows = Vec::new();
+    let mailed = |topic: &str, partition| {
+        let earlier = entered.daemons.get(name);
+        earlier.map_or(0, |it| it.of(Counted::Mailed, topic, partition))
+    };
     // Partitions beyond those that a gateway counts one by one have no name there.
     let mut unnamed = gateway.of(Counted::Reached, "", 0) + gateway.of(Counted::NoSession, "", 0);
     for (topic, partition, consumed) in gateway.all(Counted::Consumed) {
         let of = |counted| gateway.of(counted, topic, partition);
         let relays =
-            reading.daemons("relay").map(|(_, it)| it.of(Counted::Relayed, topic, partition));
-        let (relayed, mailed) = (relays.sum::<u64>(), of(Counted::Mailed));
+            entered.daemons("relay").map(|(_, it)| it.of(Counted::Relayed, topic, partition));
+        let (relayed, mailed) = (relays.sum::<u64>(), mailed(topic, partition));
         let (reached, no_session) = (of(Counted::Reached), of(Counted::NoSession));
         let missing = mailed.saturating_sub(reached + no_session);
         let recipients = missing.saturating_sub(unnamed);
@@ -199,6 +204,12 @@ fn sessions(name: &str, gateway: &Counts) -> Stage {
 }
 
 impl Partition {
+    /// Records.
+    pub(super) fn entered(&self) -> u64 {
+        let of = |word| self.counts.get(word).copied();
+        of("committed").or_else(|| of("relayed")).unwrap_or_default()
+    }
+
     /// The line for people.
     pub(super) fn words(&self) -> String {
         const ORDER: [&str; 9] = [

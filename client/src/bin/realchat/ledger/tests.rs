@@ -45,7 +45,7 @@ fn reading(texts: [&str; 3]) -> Reading {
 }
 
 fn all(reading: &Reading) -> (Vec<Partition>, Vec<Stage>) {
-    let partitions = partitions(reading);
+    let partitions = partitions(reading, reading);
     let stages = stages(reading, &partitions);
     (partitions, stages)
 }
@@ -154,4 +154,69 @@ fn only_what_came_since_counts_and_a_restart_is_noticed() {
     let text = serde_json::to_string(&now).unwrap();
     assert_eq!(serde_json::from_str::<Reading>(&text).unwrap(), now);
     assert_eq!(now.daemons["relay"].of(Counted::Relayed, "t", 2), 28);
+}
+
+/// One partition: what was committed, relayed and consumed.
+fn flowing(committed: u64, relayed: u64, consumed: u64) -> Reading {
+    reading([
+        &format!("realchat_chatd_ledger_committed_total{{topic=\"t\",shard=\"0\"}} {committed}"),
+        &format!("realchat_relay_relayed_total{{topic=\"t\",partition=\"0\"}} {relayed}"),
+        &format!(
+            "realchat_gateway_records_consumed_total{{topic=\"t\",partition=\"0\"}} {consumed}"
+        ),
+    ])
+}
+
+/// The words of the rows, after readings a second apart.
+fn watched(readings: impl IntoIterator<Item = Reading>) -> Vec<String> {
+    let mut window = Window::default();
+    for (at, reading) in (1..).zip(readings) {
+        window.add(Duration::from_secs(at), reading);
+    }
+    let words = window.rows().iter().map(watch::Row::words).collect::<Vec<_>>();
+    words.iter().map(|it| it.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn what_is_under_way_is_not_taken_for_lost_while_it_moves() {
+    let busy = (1..=20).map(|at| flowing(100 * at, 100 * at - 5, 100 * at - 5 - at % 3));
+    let expected = [
+        "gateway-1 entered 1995 under way 2 unaccounted 0",
+        "relay entered 2000 under way 5 unaccounted 0 to 5",
+    ];
+    assert_eq!(watched(busy), expected);
+}
+
+#[test]
+fn what_never_comes_out_is_bounded_while_messages_flow_and_told_once_they_pause() {
+    // Seven are lost at the fifth second.
+    let lost = |at: u64| if at < 5 { 0 } else { 7 };
+    let busy = move |at| flowing(100 * at, 100 * at, 100 * at - lost(at) - at % 3);
+    assert_eq!(
+        watched((1..=20).map(busy))[0],
+        "gateway-1 entered 2000 under way 9 unaccounted 0 to 7"
+    );
+    // From the tenth second on, nothing more is sent.
+    assert_eq!(
+        watched((1..=19).map(|at| busy(at.min(9))))[0],
+        "gateway-1 entered 900 under way 7 unaccounted 7"
+    );
+    assert_eq!(
+        watched((1..=18).map(|at| busy(at.min(9))))[0],
+        "gateway-1 entered 900 under way 7 unaccounted 0 to 7",
+        "the first of these have not had their ten seconds"
+    );
+}
+
+#[test]
+fn what_waits_in_the_outbox_is_late_and_not_lost() {
+    let stalled = |_| {
+        reading([
+            "realchat_chatd_ledger_committed_total{topic=\"t\",shard=\"0\"} 9\nrealchat_chatd_outbox_pending_count 9",
+            "realchat_relay_relayed_total{topic=\"t\",partition=\"0\"} 0",
+            "",
+        ])
+    };
+    let expected = ["relay entered 9 under way 9 unaccounted 0 to 9"];
+    assert_eq!(watched((1..=20).map(stalled)), expected);
 }
