@@ -18,7 +18,7 @@ use crate::population::{self, Population};
 use crate::report::{self, progress, rounded};
 use crate::stack::{Link, Stack};
 use crate::stolen::Stolen;
-use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use daemon::link::{Client, ClientSettings, LinkError};
 use fastrand::Rng;
 use proto::link::{Send, request, response};
@@ -55,7 +55,12 @@ struct Report {
     retried: u64,
 }
 
-type Answer = (u64, Result<response::Response, LinkError>);
+struct Answer {
+    asked_at_us: u64,
+    /// When the link had it.
+    at_us: u64,
+    outcome: Result<response::Response, LinkError>,
+}
 
 /// chatd's link, kept full.
 pub(crate) struct Engine {
@@ -169,8 +174,10 @@ impl Engine {
             instance: "perf".into(),
             in_flight_max: count(in_flight_max),
         };
-        // The receiver is gone only when the run is over.
-        let on_answer = move |at_us, outcome| drop(done.send((at_us, outcome)));
+        let on_answer = move |asked_at_us, outcome| {
+            // The receiver is gone only when the run is over.
+            drop(done.send(Answer { asked_at_us, at_us: clock::now_us(), outcome }));
+        };
         let client = Client::start(settings, on_answer, |_| {}).reaching("chatd's link")?;
         let until_us = clock::now_us() + 10_000_000;
         while !client.is_connected() {
@@ -220,10 +227,11 @@ impl Engine {
 
     /// One send to a conversation, and nothing beside it; microseconds until its acknowledgement.
     fn lone(&mut self, at: usize) -> Outcome<u64> {
-        let start_us = clock::now_us();
         self.submit_to(at)?;
-        self.take_one(u64::MAX, 0)?;
-        Ok(clock::now_us() - start_us)
+        let answer = self.next_answer()?;
+        let took_us = answer.at_us.saturating_sub(answer.asked_at_us);
+        self.took(answer, u64::MAX, 0)?;
+        Ok(took_us)
     }
 
     fn submit(&mut self) -> Outcome {
@@ -253,23 +261,22 @@ impl Engine {
 
     /// Waits for one answer.
     fn take_one(&mut self, start_us: u64, end_us: u64) -> Outcome<u64> {
-        match self.answers.recv_timeout(PATIENCE) {
-            Ok(answer) => self.took(answer, start_us, end_us),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(Failure::Unreachable("chatd does not answer".into()))
-            }
-        }
+        let answer = self.next_answer()?;
+        self.took(answer, start_us, end_us)
+    }
+
+    fn next_answer(&self) -> Outcome<Answer> {
+        self.answers.recv_timeout(PATIENCE).reaching("chatd, which does not answer")
     }
 
     /// Counts an acknowledgement within the measured time.
-    fn took(&mut self, (at_us, outcome): Answer, start_us: u64, end_us: u64) -> Outcome<u64> {
+    fn took(&mut self, answer: Answer, start_us: u64, end_us: u64) -> Outcome<u64> {
         self.in_flight -= 1;
-        match outcome.reaching("chatd")? {
+        match answer.outcome.reaching("chatd")? {
             response::Response::Sent(_) => {
-                let now_us = clock::now_us();
-                let counts = (start_us..end_us).contains(&now_us);
+                let counts = (start_us..end_us).contains(&answer.at_us);
                 if counts {
-                    self.latencies.record_us(now_us.saturating_sub(at_us));
+                    self.latencies.record_us(answer.at_us.saturating_sub(answer.asked_at_us));
                 }
                 Ok(u64::from(counts))
             }

@@ -25,7 +25,7 @@ fn a_lone_send_is_one_statement_and_many_are_not_locked_first() {
     for number in 0..5 {
         alice.send(&chatd, conversation_id, &format!("lone-{number}"), "hi").unwrap();
     }
-    assert_eq!(count(&admin, "append_alone"), 5);
+    assert_eq!(count(&admin, "append_one"), 5);
     let pending: Vec<_> = (0..300)
         .map(|number| alice.submit(&chatd, conversation_id, &format!("many-{number}"), "hi"))
         .collect();
