@@ -1,7 +1,8 @@
 //! `relay dlq`: looking at dead letters, publishing them again, putting them aside.
 //!
 //! Kafka cannot delete a single record, so that a letter is settled by a further record in its
-//! partition, which names its offset. What is settled is no longer listed.
+//! partition, which names its offset. What is settled is no longer listed. What several gateways could
+//! not read is one letter here, and settled at once.
 
 mod broker;
 mod letter;
@@ -56,6 +57,8 @@ fn list(broker: &Broker) -> Result<(), String> {
 }
 
 fn show(broker: &Broker, place: &Place) -> Result<(), String> {
+    let letters = broker.letters(&|_| false)?;
+    let place = &find(&letters, place)?.place;
     let letters = broker.letters(&|it| it == place)?;
     print(&find(&letters, place)?.whole())
 }
@@ -66,7 +69,7 @@ fn settle(broker: &Broker, places: &[&str], settlement: Settlement) -> Result<()
         let places: Result<HashSet<Place>, String> = places.iter().map(|it| it.parse()).collect();
         let places = places?;
         places.iter().try_for_each(|place| find(&letters, place).map(drop))?;
-        letters.retain(|it| places.contains(&it.place));
+        letters.retain(|it| it.places().any(|place| places.contains(place)));
     }
     match settlement {
         Settlement::Dropped => {
@@ -96,7 +99,7 @@ fn done(broker: &Broker, letter: &Letter, settlement: Settlement) -> Result<(), 
 }
 
 fn find<'a>(letters: &'a [Letter], place: &Place) -> Result<&'a Letter, String> {
-    let found = letters.iter().find(|it| it.place == *place);
+    let found = letters.iter().find(|it| it.places().any(|it| it == place));
     found.ok_or_else(|| {
         format!("{place}: no such dead letter; relay dlq list shows which there are")
     })

@@ -139,20 +139,24 @@ impl Broker {
         self.produce(record.headers(headers)).map_err(|error| format!("{}: {error}", letter.place))
     }
 
-    /// Notes that a letter is settled.
+    /// Notes that a letter is settled, with all that are of the same record.
     pub(super) fn settle(&self, letter: &Letter, settlement: Settlement) -> Result<(), String> {
-        let topic = topics::dead_letter(letter.place.topic);
-        let offset = letter.place.offset.to_string();
+        letter.places().try_for_each(|place| self.settle_at(place, &letter.key, settlement))
+    }
+
+    fn settle_at(&self, place: &Place, key: &[u8], settlement: Settlement) -> Result<(), String> {
+        let topic = topics::dead_letter(place.topic);
+        let offset = place.offset.to_string();
         let headers = owned_headers([
             (header::SETTLES, offset.as_bytes()),
             (header::SETTLED, settlement.word().as_bytes()),
         ]);
         let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic)
-            .partition(letter.place.partition)
-            .key(letter.key.as_slice())
+            .partition(place.partition)
+            .key(key)
             .payload(&[][..])
             .headers(headers);
-        self.produce(record).map_err(|error| format!("{}: {error}", letter.place))
+        self.produce(record).map_err(|error| format!("{place}: {error}"))
     }
 
     /// Hands one record over and waits until the broker has it.
@@ -191,5 +195,6 @@ fn letter(message: &BorrowedMessage<'_>, has_value: &dyn Fn(&Place) -> bool) -> 
         value: if has_value(&place) { value.to_vec() } else { Vec::new() },
         headers,
         place,
+        copies: Vec::new(),
     })
 }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use proto::headers::dead_letter as header;
 use proto::topics;
 use serde_json::{Map, Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -46,10 +46,13 @@ impl FromStr for Place {
     }
 }
 
-/// One record of a dead-letter topic.
+/// One record of a dead-letter topic, or several that are of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Letter {
     pub(super) place: Place,
+    /// Every gateway reads every record, and each that could not read it wrote a letter of its own: the
+    /// places of the others', and who wrote them.
+    pub(super) copies: Vec<(Place, String)>,
     pub(super) key: Vec<u8>,
     pub(super) value_bytes: usize,
     /// Empty unless it was asked for.
@@ -58,6 +61,21 @@ pub(super) struct Letter {
 }
 
 impl Letter {
+    /// All its records' places.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.place).chain(self.copies.iter().map(|it| &it.0))
+    }
+
+    /// Where the record is that could not be processed, if it is one that was published.
+    fn origin(&self) -> Option<(&'static str, Vec<u8>, Vec<u8>)> {
+        let header = |name| self.header(name).map(<[u8]>::to_vec);
+        Some((self.place.topic, header(header::PARTITION)?, header(header::OFFSET)?))
+    }
+
+    fn consumer(&self) -> Option<String> {
+        self.header(header::CONSUMER).map(|it| String::from_utf8_lossy(it).into_owned())
+    }
+
     /// The offset that this record settles, if it is such a record.
     pub(super) fn settles(&self) -> Option<i64> {
         std::str::from_utf8(self.header(header::SETTLES)?).ok()?.parse().ok()
@@ -83,6 +101,15 @@ impl Letter {
         text.map_or(Value::Null, Value::String)
     }
 
+    /// Who could not process it.
+    fn consumers(&self) -> Vec<String> {
+        let copies = self.copies.iter().map(|it| it.1.clone());
+        let mut consumers: Vec<String> = self.consumer().into_iter().chain(copies).collect();
+        consumers.sort();
+        consumers.dedup();
+        consumers
+    }
+
     /// What a list shows.
     pub(super) fn summary(&self) -> Value {
         json!({
@@ -91,7 +118,7 @@ impl Letter {
             "error": self.text(header::ERROR),
             "attempts": self.text(header::ATTEMPTS),
             "failed_at_us": self.text(header::FAILED_AT_US),
-            "consumer": self.text(header::CONSUMER),
+            "consumers": self.consumers(),
             "value_bytes": self.value_bytes,
         })
     }
@@ -120,7 +147,7 @@ impl Letter {
     }
 }
 
-/// Leaves out what is settled, and the records that settle.
+/// Leaves out what is settled, and the records that settle; letters of one record become one.
 pub(super) fn open(records: Vec<Letter>) -> Vec<Letter> {
     let settled: HashSet<Place> = records
         .iter()
@@ -129,7 +156,27 @@ pub(super) fn open(records: Vec<Letter>) -> Vec<Letter> {
     let is_open = |it: &Letter| it.settles().is_none() && !settled.contains(&it.place);
     let mut letters: Vec<Letter> = records.into_iter().filter(is_open).collect();
     letters.sort_by(|one, other| one.place.cmp(&other.place));
-    letters
+    folded(letters)
+}
+
+/// In the order in which they are; the first stays.
+fn folded(letters: Vec<Letter>) -> Vec<Letter> {
+    let mut folded: Vec<Letter> = Vec::with_capacity(letters.len());
+    let mut first_of = HashMap::new();
+    for letter in letters {
+        let at = match letter.origin() {
+            Some(origin) => *first_of.entry(origin).or_insert(folded.len()),
+            None => folded.len(),
+        };
+        match folded.get_mut(at) {
+            Some(first) => {
+                let consumer = letter.consumer().unwrap_or_default();
+                first.copies.push((letter.place, consumer));
+            }
+            None => folded.push(letter),
+        }
+    }
+    folded
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -144,7 +191,8 @@ mod tests {
         let place = Place { topic: topics::MESSAGE_CREATED, partition: 2, offset };
         let headers = headers.iter().map(|it| (it.0.to_owned(), it.1.as_bytes().to_vec()));
         let (key, value) = (vec![1, 255], vec![0, 1]);
-        Letter { place, key, value_bytes: 2, value, headers: headers.collect() }
+        let copies = Vec::new();
+        Letter { place, copies, key, value_bytes: 2, value, headers: headers.collect() }
     }
 
     #[test]
@@ -170,6 +218,30 @@ mod tests {
         assert_eq!(open[0].place.offset, 6);
         assert_eq!(open[0].summary()["error"], "why");
         assert_eq!(open[0].summary()["key"], "01ff");
+    }
+
+    #[test]
+    fn what_several_gateways_could_not_read_is_one_letter() {
+        let of = |offset, consumer, origin| {
+            let headers =
+                [(header::CONSUMER, consumer), (header::PARTITION, "3"), (header::OFFSET, origin)];
+            letter(offset, &headers)
+        };
+        let records = vec![
+            of(4, "gateway-2", "17"),
+            of(5, "gateway-1", "18"),
+            of(6, "gateway-1", "17"),
+            letter(7, &[("dlq-error", "not published")]),
+            letter(8, &[("dlq-error", "not published")]),
+            of(9, "gateway-3", "17"),
+            letter(10, &[(header::SETTLES, "9")]),
+        ];
+        let open = open(records);
+        let places = |it: &Letter| it.places().map(|it| it.offset).collect::<Vec<_>>();
+        let all: Vec<_> = open.iter().map(places).collect();
+        assert_eq!(all, [vec![4, 6], vec![5], vec![7], vec![8]]);
+        assert_eq!(open[0].summary()["consumers"], json!(["gateway-1", "gateway-2"]));
+        assert_eq!(open[2].summary()["consumers"], json!([]));
     }
 
     #[test]
