@@ -95,7 +95,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "limits.sessions_per_user",
         kind: Kind::Integer { min: 0, max: 100_000 },
         default: "100",
-        doc: "Open sessions of one user; one more is closed with 4029; 0: no limit.",
+        doc: "Open sessions of one user; one more is answered 429 or closed with 4029; 0: no limit.",
     },
     Key {
         name: "shards",

@@ -10,12 +10,14 @@ use crate::inbound::events;
 use crate::inbound::frame::{FrameLimits, Pool};
 use crate::inbound::message::Refused;
 use crate::inbound::proxy::Proxies;
-use crate::inbound::upgrade::Encoding;
+use crate::inbound::token::Claims;
+use crate::inbound::upgrade::{Encoding, Upgrade};
 use crate::outbound::deflate::Deflater;
 use crate::rate::Limits;
 use bytes::Bytes;
 use http::Http;
 use proto::client::ClientFrame;
+pub(crate) use socket::Offer;
 use socket::Socket;
 use std::net::IpAddr;
 
@@ -39,6 +41,8 @@ pub(crate) enum Effect {
     Write(Bytes),
     /// Ask chatd; [`Conn::respond`] brings the answer.
     Ask(Box<proto::link::Http>),
+    /// Upgrade, or say with a status why not: [`Conn::upgrade`] or [`Conn::respond`] follows.
+    Upgrade(Box<Upgrade>),
     /// Begin a stream of server-sent events; [`Conn::begin_stream`] or [`Conn::respond`] follows.
     Stream(Box<events::Request>),
     /// A frame of the client protocol. The first one is a hello: nothing more is taken from the
@@ -218,6 +222,17 @@ impl Conn {
         }
     }
 
+    /// The upgrade that was asked for is granted: gives back the response. `claims` are those of its
+    /// token, if that is good.
+    pub(crate) fn upgrade(&mut self, upgrade: Upgrade, claims: Option<Claims>) -> Bytes {
+        let Upgrade { encoding, token, window_bits, response, .. } = upgrade;
+        let offer = claims.map(Offer::Claims).or_else(|| token.map(Offer::Token));
+        self.phase = Phase::Socket(Socket::new(encoding, offer, window_bits, false));
+        self.pause = Pause::None;
+        self.encoding = Some(encoding);
+        response.into()
+    }
+
     /// The stream that was asked for begins.
     pub(crate) fn begin_stream(&mut self) {
         self.phase = Phase::Stream;
@@ -258,10 +273,10 @@ impl Conn {
         self.stash = None;
     }
 
-    /// The token that came with the upgrade, once.
-    pub(crate) fn take_token(&mut self) -> Option<String> {
+    /// What came with the upgrade, once.
+    pub(crate) fn take_offer(&mut self) -> Option<Offer> {
         match &mut self.phase {
-            Phase::Socket(socket) => socket.take_token(),
+            Phase::Socket(socket) => socket.take_offer(),
             _ => None,
         }
     }

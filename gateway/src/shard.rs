@@ -29,6 +29,7 @@ pub(crate) mod registry;
 mod slow;
 mod table;
 mod timers;
+mod upgrade;
 mod watchers;
 mod watermark;
 

@@ -1,6 +1,6 @@
 //! The HTTP part of a connection: one request at a time.
 
-use super::{Effect, Lent, Next, Pause, Socket, Stage};
+use super::{Effect, Lent, Next, Offer, Pause, Socket, Stage};
 use crate::close::Reason;
 use crate::inbound::events;
 use crate::inbound::http::{self, Head, Refusal};
@@ -118,9 +118,14 @@ impl Http {
 fn upgraded(head: &Head<'_, '_>, lent: &mut Lent<'_>) -> Next {
     match upgrade::negotiate(head, &lent.policy.origins, lent.policy.deflate) {
         Ok(upgrade) => {
-            let Upgrade { encoding, token, window_bits, response } = upgrade;
+            if upgrade.reads_status && !lent.policy.echo {
+                lent.effects.push(Effect::Upgrade(Box::new(upgrade)));
+                return Next::Pause(Pause::Answer);
+            }
+            let Upgrade { encoding, token, window_bits, response, .. } = upgrade;
             lent.effects.push(Effect::Write(response.into()));
-            Next::Upgrade(encoding, Socket::new(encoding, token, window_bits, lent.policy.echo))
+            let offer = token.map(Offer::Token);
+            Next::Upgrade(encoding, Socket::new(encoding, offer, window_bits, lent.policy.echo))
         }
         Err(refusal) => {
             let headers = "upgrade: websocket\r\nsec-websocket-version: 13\r\n";

@@ -6,6 +6,7 @@ use crate::clock::Now;
 use crate::close::Reason;
 use crate::inbound::frame::{Decoder, FrameLimits, Incoming};
 use crate::inbound::message::{self, Refused};
+use crate::inbound::token::Claims;
 use crate::inbound::upgrade::Encoding;
 use crate::limits::{CONTROL_FRAMES_MAX, FLOOD_WINDOW_MS, REFUSED_FRAMES_MAX, TURN_WORK_BYTES};
 use crate::outbound::encode;
@@ -27,22 +28,25 @@ pub(super) struct Socket {
     greeted: bool,
 }
 
-struct Offer {
-    token: String,
+/// Who a client is, as it said with its upgrade.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    Token(String),
+    /// Of a token that was verified before the upgrade.
+    Claims(Claims),
 }
 
 impl Socket {
     /// In the echo profile no hello is awaited.
     pub(super) fn new(
         encoding: Encoding,
-        token: Option<String>,
+        offer: Option<Offer>,
         window_bits: Option<u8>,
         echo: bool,
     ) -> Self {
-        let offer = token.map(|token| Box::new(Offer { token }));
         Self {
             decoder: Decoder::default(),
-            offer,
+            offer: offer.map(Box::new),
             window: 0,
             control_frames: 0,
             refused_frames: 0,
@@ -60,8 +64,8 @@ impl Socket {
         self.decoder.kept_bytes()
     }
 
-    pub(super) fn take_token(&mut self) -> Option<String> {
-        self.offer.take().map(|offer| offer.token)
+    pub(super) fn take_offer(&mut self) -> Option<Offer> {
+        self.offer.take().map(|offer| *offer)
     }
 
     pub(super) fn take(&mut self, bytes: &mut [u8], lent: &mut Lent<'_>) -> (usize, Next) {

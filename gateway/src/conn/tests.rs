@@ -1,4 +1,5 @@
 use super::*;
+use crate::inbound::upgrade::Upgrade;
 use crate::limits::{
     CONTROL_FRAMES_MAX, HEAD_BYTES_MAX, REFUSED_FRAMES_MAX, TURN_WORK_BYTES, TURN_WORK_MAX,
 };
@@ -61,6 +62,7 @@ fn shown(effect: &Effect) -> String {
         Effect::Refused(refused) => {
             format!("refused {} {}", refused.request_id, refused.code.as_str())
         }
+        Effect::Upgrade(upgrade) => format!("upgrade {:?}", upgrade.token),
         Effect::Stream(request) => format!("stream {:?}", request.token),
         Effect::Alive => "alive".to_owned(),
         Effect::Close(reason, echoed) => format!("close {reason:?} {echoed:?}"),
@@ -106,6 +108,24 @@ fn drive(bytes: &[u8], policy: &Policy, mut piece: impl FnMut() -> usize) -> (Co
         }
     }
     (conn, seen)
+}
+
+/// The same at once, and nothing that is asked is answered.
+fn unanswered(bytes: &[u8]) -> (Conn, Vec<String>) {
+    let (limits, mut deflater) = (Limits::new(Allowed::default()), Deflater::default());
+    let mut conn = Conn::new(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let (mut pool, mut effects) = (Pool::default(), Vec::new());
+    let mut lent = Lent {
+        work: TURN_WORK_MAX,
+        now: Now { ms: 5, wall_us: 0 },
+        policy: &policy(),
+        limits: &limits,
+        pool: &mut pool,
+        deflater: &mut deflater,
+        effects: &mut effects,
+    };
+    conn.receive(&mut bytes.to_vec(), &mut lent);
+    (conn, effects.iter().map(shown).collect())
 }
 
 fn same_however_cut(bytes: &[u8]) -> Vec<String> {
@@ -194,8 +214,31 @@ fn the_stages_follow_the_bytes() {
 #[test]
 fn the_token_of_the_upgrade_is_given_once() {
     let (mut conn, _) = drive(&upgrade("json"), &policy(), || usize::MAX);
-    assert_eq!(conn.take_token().as_deref(), Some("tok"));
-    assert_eq!(conn.take_token(), None);
+    assert_eq!(conn.take_offer(), Some(Offer::Token("tok".into())));
+    assert_eq!(conn.take_offer(), None);
+}
+
+#[test]
+fn an_upgrade_with_authorization_waits_for_the_shard_and_goes_on_with_what_came_behind_it() {
+    let head = format!("{UPGRADE}Sec-WebSocket-Protocol: realchat.v1+json\r\n");
+    let head = format!("{head}Authorization: Bearer tok\r\n\r\n");
+    let hello = frame(0x81, b"{\"hello\":{}}");
+    let asked = "upgrade Some(\"tok\")";
+    let (mut conn, seen) = unanswered(&[head.as_bytes(), &hello].concat());
+    assert_eq!((seen, conn.stage(), conn.has_stash()), (vec![asked.into()], Stage::Answer, true));
+    let granted = Upgrade {
+        encoding: Encoding::Json,
+        token: Some("tok".into()),
+        reads_status: true,
+        window_bits: None,
+        response: "HTTP/1.1 101".into(),
+    };
+    assert_eq!(conn.upgrade(granted, None), "HTTP/1.1 101");
+    assert_eq!((conn.stage(), conn.is_socket()), (Stage::Hello, true));
+    assert_eq!(conn.take_offer(), Some(Offer::Token("tok".into())));
+    // One that echoes asks nobody.
+    let echo = Policy { echo: true, ..policy() };
+    assert_eq!(drive(head.as_bytes(), &echo, || usize::MAX).1, ["http 101"]);
 }
 
 #[test]

@@ -40,6 +40,9 @@ pub(crate) struct Upgrade {
     pub(crate) encoding: Encoding,
     /// The token, if it came with the upgrade.
     pub(crate) token: Option<String>,
+    /// It came in `Authorization`: this is no browser, whose page is not told with which status an upgrade
+    /// was refused.
+    pub(crate) reads_status: bool,
     /// Compression is agreed on: the client's window, as a power of two.
     pub(crate) window_bits: Option<u8>,
     /// The 101 response.
@@ -88,6 +91,8 @@ pub(crate) fn negotiate(
     let extensions = agreed.map(extension::Agreed::header).unwrap_or_default();
     let compresses = agreed.is_some_and(extension::Agreed::compresses);
     let accept = derive_accept_key(key.as_bytes());
+    let token = bearer(head, &[]);
+    let reads_status = token.is_some();
     let protocol =
         selected.map(|it| format!("sec-websocket-protocol: {it}\r\n")).unwrap_or_default();
     Ok(Upgrade {
@@ -98,7 +103,8 @@ pub(crate) fn negotiate(
             (false, true) => Encoding::JsonDeflated,
         },
         window_bits: agreed.map(extension::Agreed::window_bits),
-        token: bearer(head, &offered),
+        token: token.or_else(|| bearer(head, &offered)),
+        reads_status,
         response: format!(
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n{protocol}{extensions}\r\n"
         ),

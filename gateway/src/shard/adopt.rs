@@ -1,10 +1,13 @@
 //! Connections on their way from the shard that accepted them to their user's home.
 
 use super::Shard;
-use super::handover::Handover;
+use super::handover::{Errand, Handover};
 use super::table::Connection;
 use crate::close::Reason;
+use crate::inbound::respond;
+use crate::mail::Mail;
 use crate::outbound::encode;
+use bytes::Bytes;
 use std::io::{IoSlice, Write};
 
 impl Shard {
@@ -25,13 +28,45 @@ impl Shard {
 
     /// A connection that another shard accepted.
     pub(super) fn adopt(&mut self, handover: Handover) {
-        let Handover { stream, tls, address, conn, unsent, claims, request_id, hello } = handover;
+        let Handover { stream, tls, address, conn, unsent, errand } = handover;
         let Some(slot) = self.insert(stream, conn, tls, address) else { return };
         if !unsent.is_empty() {
             self.enqueue_raw(slot, unsent.into());
         }
-        self.begin(slot, request_id, claims, hello);
+        self.do_errand(slot, errand);
         self.count_partial(slot);
+    }
+
+    /// Does it at the user's home, here or in another shard.
+    pub(super) fn at_home(&mut self, slot: u32, errand: Errand) {
+        if self.mailboxes.home(errand.user()) == self.id {
+            self.do_errand(slot, errand);
+        } else {
+            self.hand_over(slot, errand);
+        }
+    }
+
+    fn do_errand(&mut self, slot: u32, errand: Errand) {
+        match errand {
+            Errand::Upgrade { claims, upgrade } => self.upgrade_at_home(slot, claims, *upgrade),
+            Errand::Stream { claims, hello } => self.stream_at_home(slot, claims, hello),
+            Errand::Session { claims, request_id, hello } => {
+                self.begin(slot, request_id, claims, hello);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, slot: u32, errand: Errand) {
+        let home = self.mailboxes.home(errand.user());
+        let Some((connection, unsent)) = self.detach(slot) else { return };
+        let Connection { stream, tls, address, mut conn, .. } = connection;
+        conn.go_on();
+        let handover = Handover { stream, tls, address, conn, unsent, errand };
+        self.counts.sessions_moved.increment();
+        let mail = Mail::Adopt(Box::new(handover));
+        if let Err(Mail::Adopt(handover)) = self.mailboxes.get(home).try_send(mail) {
+            self.give_up(*handover);
+        }
     }
 
     /// The home shard's mailbox is full: the client may come again.
@@ -39,10 +74,9 @@ impl Shard {
         self.counts.closed(Reason::Overloaded);
         self.leave(handover.address);
         // Best effort, as the connection is no longer anybody's.
-        let frame = if handover.conn.is_stream() {
-            encode::end_of_events(Reason::Overloaded)
-        } else {
-            encode::close(Reason::Overloaded, None)
+        let frame: Bytes = match handover.errand {
+            Errand::Session { .. } => encode::close(Reason::Overloaded, None).into(),
+            Errand::Upgrade { .. } | Errand::Stream { .. } => respond::overloaded(),
         };
         let _ = match &mut handover.tls {
             None => (&handover.stream).write(&frame),

@@ -70,9 +70,13 @@ impl Shard {
     pub(super) fn respond_error(&mut self, slot: u32, error: &Error) {
         let code = ErrorCode::parse(&error.code).unwrap_or(ErrorCode::Internal);
         let refusal = Refusal::new(code.http_status(), code, error.message.clone());
+        let retry_s = error.retry_after_ms.div_ceil(1_000);
+        let headers =
+            if retry_s > 0 { format!("retry-after: {retry_s}\r\n") } else { String::new() };
         let Some(connection) = self.table.get_mut(slot) else { return };
-        let response =
-            connection.conn.respond(|_, keep_alive| respond::problem(&refusal, "", keep_alive));
+        let response = connection
+            .conn
+            .respond(|_, keep_alive| respond::problem(&refusal, &headers, keep_alive));
         self.write_response(slot, response);
     }
 

@@ -1,7 +1,9 @@
 //! Streams of server-sent events: sessions that only listen.
 
 use super::Shard;
+use super::handover::Errand;
 use super::table::Told;
+use crate::inbound::token::Claims;
 use crate::inbound::{events, respond};
 use crate::limits::EVENTS_PER_ID;
 use crate::mail::Delivery;
@@ -23,18 +25,20 @@ impl Shard {
                 return self.respond_error(slot, &error);
             }
         };
-        if self.mailboxes.home(&claims.user) == self.id && self.has_too_many_sessions(&claims.user)
-        {
-            let message = "too many sessions of one user; close one";
-            return self.respond_error(slot, &ErrorCode::TooManyRequests.to_frame(message));
+        let resume = request.cursors.is_some();
+        let cursors = request.cursors.unwrap_or_default();
+        let hello = Hello { resume, cursors, client: "events".to_owned(), ..Hello::default() };
+        self.at_home(slot, Errand::Stream { claims, hello });
+    }
+
+    pub(super) fn stream_at_home(&mut self, slot: u32, claims: Claims, hello: Hello) {
+        if let Some(error) = self.too_many_sessions(&claims.user) {
+            return self.respond_error(slot, &error);
         }
         let Some(connection) = self.table.get_mut(slot) else { return };
         connection.conn.begin_stream();
         self.enqueue_raw(slot, Bytes::from_static(respond::EVENTS_HEAD.as_bytes()));
-        let resume = request.cursors.is_some();
-        let cursors = request.cursors.unwrap_or_default();
-        let hello = Hello { resume, cursors, client: "events".to_owned(), ..Hello::default() };
-        self.begin_at_home(slot, 0, claims, hello);
+        self.begin(slot, 0, claims, hello);
     }
 
     /// From here on what the client has is remembered, for its next id.

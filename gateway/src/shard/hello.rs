@@ -2,9 +2,10 @@
 
 use super::Shard;
 use super::frames::check_cursors;
-use super::handover::Handover;
-use super::table::{Connection, NO_SLOT, Session, Tick};
+use super::handover::Errand;
+use super::table::{NO_SLOT, Session, Tick};
 use crate::close::Reason;
+use crate::conn::Offer;
 use crate::inbound::token::{Claims, TokenError};
 use crate::limits::{GAP_BUFFER_EVENTS_MAX, SESSION_RETRY_MS};
 use crate::mail::{AskKind, Priority};
@@ -14,21 +15,26 @@ use crate::recovery::catchup::Held;
 use crate::recovery::recent::Missed;
 use proto::Uuid;
 use proto::client::server_frame::Frame;
-use proto::client::{Hello, TokenAccepted, Welcome};
+use proto::client::{Error, Hello, TokenAccepted, Welcome};
 use proto::error::ErrorCode;
 use proto::limits::{CLIENT_FRAME_BYTES_MAX, SYNC_EVENTS_DEFAULT};
 
 impl Shard {
     pub(super) fn hello(&mut self, slot: u32, request_id: u64, hello: Hello) {
         let Some(connection) = self.table.get_mut(slot) else { return };
-        let offered = connection.conn.take_token();
-        let token = if hello.token.is_empty() { offered } else { Some(hello.token.clone()) };
-        let Some(token) = token else {
+        let offered = connection.conn.take_offer();
+        let own = (!hello.token.is_empty()).then(|| Offer::Token(hello.token.clone()));
+        let Some(offer) = own.or(offered) else {
             let message = "a token is required: in Authorization, in a bearer. subprotocol entry, or in hello";
             self.reply_error(slot, request_id, ErrorCode::TokenMissing.to_frame(message));
             return self.close(slot, Reason::Unauthenticated, None);
         };
-        let claims = match self.verifier.verify(&token, self.now.wall_s()) {
+        let outcome = match offer {
+            Offer::Token(token) => self.verifier.verify(&token, self.now.wall_s()),
+            Offer::Claims(claims) if claims.expires_at_s > self.now.wall_s() => Ok(claims),
+            Offer::Claims(_) => Err(TokenError::Expired),
+        };
+        let claims = match outcome {
             Ok(claims) => claims,
             Err(error) => {
                 let reason = match error {
@@ -40,31 +46,13 @@ impl Shard {
                 return self.close(slot, reason, None);
             }
         };
-        self.begin_at_home(slot, request_id, claims, hello);
-    }
-
-    pub(super) fn begin_at_home(
-        &mut self,
-        slot: u32,
-        request_id: u64,
-        claims: Claims,
-        hello: Hello,
-    ) {
-        if self.mailboxes.home(&claims.user) == self.id {
-            self.begin(slot, request_id, claims, hello);
-        } else {
-            self.hand_over(slot, request_id, claims, hello);
-        }
+        self.at_home(slot, Errand::Session { claims, request_id, hello });
     }
 
     /// Begins the session, in its home shard.
     pub(super) fn begin(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {
         let Claims { user, device, expires_at_s } = claims;
-        if self.has_too_many_sessions(&user) {
-            let max = self.settings.sessions_per_user_max;
-            let message = format!("at most {max} sessions of one user are allowed; close one");
-            let mut error = ErrorCode::TooManyRequests.to_frame(message);
-            error.retry_after_ms = SESSION_RETRY_MS;
+        if let Some(error) = self.too_many_sessions(&user) {
             self.reply_error(slot, request_id, error);
             return self.close(slot, Reason::UserLimited, None);
         }
@@ -111,17 +99,19 @@ impl Shard {
         }
     }
 
-    /// All of a user's sessions are here, in its home shard.
-    pub(super) fn has_too_many_sessions(&self, user: &Uuid) -> bool {
+    /// Why the user may have no further session, if so. All of a user's sessions are here, in its home shard.
+    pub(super) fn too_many_sessions(&self, user: &Uuid) -> Option<Error> {
         let max = self.settings.sessions_per_user_max;
         let mut slot = self.registry.first(&self.table, user);
         for _ in 0..max {
-            match self.table.session(slot) {
-                Some(session) => slot = session.next_of_user,
-                None => return false,
-            }
+            slot = self.table.session(slot)?.next_of_user;
         }
-        max > 0
+        (max > 0).then(|| {
+            let message = format!("at most {max} sessions of one user are allowed; close one");
+            let mut error = ErrorCode::TooManyRequests.to_frame(message);
+            error.retry_after_ms = SESSION_RETRY_MS;
+            error
+        })
     }
 
     /// Live events wait from here on, until chatd has answered.
@@ -180,19 +170,6 @@ impl Shard {
         self.backlog_bytes += catch_up.bytes() - before;
         self.mark_dirty(slot);
         true
-    }
-
-    fn hand_over(&mut self, slot: u32, request_id: u64, claims: Claims, hello: Hello) {
-        let home = self.mailboxes.home(&claims.user);
-        let Some((connection, unsent)) = self.detach(slot) else { return };
-        let Connection { stream, tls, address, mut conn, .. } = connection;
-        conn.go_on();
-        let handover = Handover { stream, tls, address, conn, unsent, claims, request_id, hello };
-        self.counts.sessions_moved.increment();
-        let mail = crate::mail::Mail::Adopt(Box::new(handover));
-        if let Err(crate::mail::Mail::Adopt(handover)) = self.mailboxes.get(home).try_send(mail) {
-            self.give_up(*handover);
-        }
     }
 
     pub(super) fn refresh_token(&mut self, slot: u32, request_id: u64, token: &str) {

@@ -122,6 +122,7 @@ impl Shard {
         match effect {
             Effect::Write(bytes) => self.enqueue_raw(slot, bytes),
             Effect::Ask(http) => self.ask_http(slot, *http),
+            Effect::Upgrade(upgrade) => self.upgrade(slot, upgrade),
             Effect::Stream(request) => self.stream(slot, *request),
             Effect::Frame(frame) => self.take_frame(slot, frame),
             Effect::Refused(refused) => {

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tungstenite::client::IntoClientRequest;
-use tungstenite::protocol::WebSocket;
+use tungstenite::protocol::{Role, WebSocket};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// RFC 8032 section 7.1, test 1.
@@ -378,6 +378,12 @@ impl Client {
 }
 
 impl<S: Read + Write> Client<S> {
+    /// Of a connection that was upgraded to JSON already.
+    pub(super) fn upgraded(stream: S) -> Self {
+        let socket = WebSocket::from_raw_socket(stream, Role::Client, None);
+        Self { socket, binary: false, pings: 0 }
+    }
+
     pub(super) fn over(stream: S, binary: bool) -> Self {
         let mut request = "ws://localhost/v1/connect".into_client_request().unwrap();
         let protocol = if binary { proto::SUBPROTOCOL_PROTO } else { proto::SUBPROTOCOL_JSON };

@@ -1,18 +1,18 @@
 //! Limits by address and by user, and who an address is, with real sockets.
 
-use super::harness::{Client, Gateway, read_to_end};
+use super::harness::{self, Client, Gateway, read_to_end};
 use crate::close::Reason;
 use crate::inbound::listen::Bound;
 use crate::inbound::proxy::{Proxies, tests as proxy_header};
 use crate::limits::{IN_FLIGHT_MAX, LIMIT_BURST_S, REFUSED_FRAMES_MAX};
 use crate::mail::{AskKind, Asked, Mail};
 use crate::rate::{Allowed, Limits};
-use proto::Message;
 use proto::client::client_frame::Frame as Up;
 use proto::client::server_frame::Frame as Down;
 use proto::client::{self, Hello, Sent};
 use proto::limits::{CLIENT_FRAME_BYTES_MAX, PRESENCE_USERS_MAX};
 use proto::link::response::Response;
+use proto::{Message, Uuid};
 use rustls::version::TLS13;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -84,7 +84,7 @@ fn requests_beyond_the_rate_are_answered_429_on_a_connection_that_stays() {
     assert!(text.contains("retry-after: 1\r\n"), "{text}");
     // An upgrade is a request, too.
     let mut stream = gateway.stream();
-    stream.write_all(super::harness::upgrade_request("Connection: close\r\n").as_bytes()).unwrap();
+    stream.write_all(harness::upgrade_request("Connection: close\r\n").as_bytes()).unwrap();
     let mut head = [0; 12];
     stream.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 429");
@@ -154,6 +154,44 @@ fn one_session_of_a_user_too_many_is_closed_with_4029() {
     let _other = Client::greeted(&gateway, proto::id::new(), true);
     first.close();
     let _again = Client::greeted(&gateway, user, true);
+    gateway.stop();
+}
+
+#[test]
+fn where_the_token_came_in_authorization_one_session_too_many_is_answered_429() {
+    // Connections come to either shard, and the user lives in one.
+    let gateway = Gateway::start(2, |settings| settings.sessions_per_user_max = 2);
+    let user = proto::id::new();
+    let answer = |path: &str, user: Uuid| {
+        let mut stream = gateway.stream();
+        let bearer = format!("Authorization: Bearer {}\r\n", gateway.token(user, 600));
+        let request = harness::upgrade_request(&bearer).replace("/v1/connect", path);
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = vec![0; 1_024];
+        let bytes = stream.read(&mut head).unwrap();
+        (stream, String::from_utf8_lossy(&head[..bytes]).into_owned())
+    };
+    let mut sessions: Vec<_> = (0..2).map(|_| Client::greeted(&gateway, user, true)).collect();
+    for _ in 0..10 {
+        for path in ["/v1/connect", "/v1/events"] {
+            let (_stream, text) = answer(path, user);
+            assert!(text.starts_with("HTTP/1.1 429 "), "{text}");
+            assert!(
+                text.contains("retry-after: ") && text.contains("at most 2 sessions"),
+                "{text}"
+            );
+        }
+        let (_stream, text) = answer("/v1/connect", proto::id::new());
+        assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
+    }
+    sessions.remove(0).close();
+    // Of the one that is granted the hello needs no further token.
+    let (stream, text) = answer("/v1/connect", user);
+    assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
+    let mut client = Client::upgraded(stream);
+    client.send(1, Up::Hello(Hello::default()));
+    let (1, Down::Welcome(welcome)) = client.next() else { panic!("a welcome is awaited") };
+    assert_eq!(welcome.user_id, user.as_bytes());
     gateway.stop();
 }
 
