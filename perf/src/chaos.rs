@@ -13,6 +13,7 @@ mod dumps;
 mod failpoints;
 mod faults;
 mod fleet;
+mod memory;
 mod network;
 mod pacer;
 mod planted;

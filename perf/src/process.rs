@@ -77,7 +77,7 @@ pub(crate) fn anonymous_bytes_sum(pids: &[i32]) -> Outcome<u64> {
 }
 
 /// A process and its children; those of them that live.
-fn with_children(pid: i32) -> Vec<i32> {
+pub(crate) fn with_children(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
     std::iter::once(pid)
@@ -126,6 +126,12 @@ fn page_bytes() -> u64 {
 fn field(text: &str, name: &str) -> u64 {
     let mut words = text.split_whitespace().skip_while(|word| *word != name);
     words.nth(1).and_then(|it| it.parse().ok()).unwrap_or_default()
+}
+
+/// The user that this process acts as.
+pub(crate) fn user() -> u32 {
+    // SAFETY: geteuid has no preconditions.
+    unsafe { libc::geteuid() }
 }
 
 /// Is there a process of this id?

@@ -2,6 +2,7 @@
 
 use super::CLUSTER;
 use super::failpoints;
+use super::memory;
 use super::network::{Cut, Network};
 use super::shim::Shim;
 use crate::clock;
@@ -38,6 +39,7 @@ const NO_CLUSTER: &str = "it takes three brokers; bring the stack up with --brok
 const ALONE_MS: std::ops::Range<u64> = 500..3_000;
 const CLEAN: &str = "clean";
 const PAUSE: &str = "pause";
+const MEMORY: &str = "memory";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -47,6 +49,8 @@ enum Kind {
     Clean,
     /// SIGSTOP, and SIGCONT a while later.
     Pause,
+    /// No memory beyond what it has, for a while: it ends, or does without.
+    Memory,
     /// One broker goes on alone while the others are stopped, and is killed before they go on.
     Alone,
     Cut(Cut),
@@ -72,6 +76,7 @@ impl fmt::Display for Fault {
             Kind::Kill => write!(formatter, "{}", self.part),
             Kind::Clean => write!(formatter, "{}-{CLEAN}", self.part),
             Kind::Pause => write!(formatter, "{}-{PAUSE}", self.part),
+            Kind::Memory => write!(formatter, "{}-{MEMORY}", self.part),
             Kind::Cut(cut) => write!(formatter, "{}-{}", self.part, cut.name()),
             Kind::Failpoint(name) => write!(formatter, "{name}"),
             Kind::Alone => write!(formatter, "{}-alone", self.part),
@@ -92,6 +97,7 @@ fn all() -> Vec<Fault> {
     let mut all = of(&PARTS, Kind::Kill);
     all.extend(of(&STORES, Kind::Clean));
     all.extend(of(&PARTS, Kind::Pause));
+    all.extend(of(&PARTS, Kind::Memory));
     for cut in Cut::ALL {
         all.extend(of(&REACHED, Kind::Cut(cut)));
     }
@@ -122,7 +128,8 @@ pub(super) fn parse(words: &[String]) -> Outcome<Vec<Fault>> {
             let cuts = Cut::ALL.map(Cut::name).join(", -");
             Failure::Usage(format!(
                 "--faults holds {word:?}, but {parts} are allowed (kill -9), each also with \
-                 -{CLEAN} (an orderly restart) or -{PAUSE} (SIGSTOP for a while); {reached} with \
+                 -{CLEAN} (an orderly restart), -{PAUSE} (SIGSTOP for a while) or -{MEMORY} (no \
+                 more memory for a while); {reached} with \
                  -{cuts} (the network); {others}; and the failpoints {failpoints}"
             ))
         })
@@ -180,6 +187,7 @@ impl<'a> Arena<'a> {
             Kind::Alone if self.parts(fault).is_ok_and(|it| (it.len() as u64) < CLUSTER) => {
                 Err(NO_CLUSTER)
             }
+            Kind::Memory if !memory::can_be_limited() => Err("there is no prlimit (util-linux)"),
             Kind::Full if self.disk.is_none() => Err("PostgreSQL's data are on no file system of \
                  their own; perf chaos gives them one in a stack that it brings up, as root"),
             Kind::FsyncError if self.shim.is_none() => Err("PostgreSQL runs without a shim; perf \
@@ -211,6 +219,7 @@ impl<'a> Arena<'a> {
             Kind::Clean if fault.part == "postgres" => self.end(&part, libc::SIGINT),
             Kind::Clean => self.end(&part, libc::SIGTERM),
             Kind::Pause => self.pause(&part, time),
+            Kind::Memory => self.starve(&part, time),
             Kind::Alone => {
                 let time = Duration::from_millis(random.u64(ALONE_MS));
                 let others = self.parts(fault)?.into_iter().filter(|it| *it != part);
@@ -278,6 +287,18 @@ impl<'a> Arena<'a> {
         Ok(clock::now_us())
     }
 
+    fn starve(&self, part: &str, time: Duration) -> Outcome<u64> {
+        let before = self.stack.pid(part)?;
+        memory::deny(before)?;
+        std::thread::sleep(time);
+        memory::allow(before)?;
+        let over_us = clock::now_us();
+        if !process::is_alive(before) {
+            self.wait_restarted(part, before)?;
+        }
+        Ok(over_us)
+    }
+
     /// What only this one has is gone for the others, which choose another leader.
     fn leave_alone(&self, part: &str, others: &[String], time: Duration) -> Outcome<u64> {
         let stopped = others.iter().map(|it| Ok((it, self.stack.pid(it)?)));
@@ -341,7 +362,7 @@ mod tests {
     #[test]
     fn lists_are_read_and_unknown_names_refused() {
         let every = parse(&[]).unwrap();
-        assert_eq!(every.len(), 7 + 3 + 7 + 4 * 5 + failpoint::ALL.len() + 3);
+        assert_eq!(every.len(), 7 + 3 + 7 + 7 + 4 * 5 + failpoint::ALL.len() + 3);
         let names: Vec<String> = every.iter().map(Fault::to_string).collect();
         assert_eq!(parse(&names).unwrap(), every, "each is found by its name");
         let disk = parse(&["disk-full".into()]).unwrap();
