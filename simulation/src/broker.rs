@@ -17,6 +17,8 @@ pub(crate) struct LogRecord {
     pub(crate) headers: Vec<(&'static str, Vec<u8>)>,
     /// Of all records of the broker, which it is.
     pub(crate) place: u64,
+    /// Nobody of ours wrote it.
+    pub(crate) is_poison: bool,
 }
 
 impl LogRecord {
@@ -27,7 +29,8 @@ impl LogRecord {
         headers: &RecordHeaders,
     ) -> Self {
         let headers = headers.to_pairs();
-        Self { topic, key: key.to_vec(), value: value.to_vec(), headers, place: 0 }
+        let (key, value) = (key.to_vec(), value.to_vec());
+        Self { topic, key, value, headers, place: 0, is_poison: false }
     }
 }
 
@@ -72,12 +75,17 @@ impl Broker {
         if number == *expected {
             *expected += 1;
             for record in records {
-                let log = self.partitions.entry((record.topic, partition)).or_default();
-                self.appended += 1;
-                log.push(LogRecord { place: self.appended, ..record.clone() });
+                self.append(partition, record.clone());
             }
         }
         Produced::Acknowledged
+    }
+
+    /// Whoever writes it.
+    pub(crate) fn append(&mut self, partition: usize, record: LogRecord) {
+        let log = self.partitions.entry((record.topic, partition)).or_default();
+        self.appended += 1;
+        log.push(LogRecord { place: self.appended, ..record });
     }
 
     pub(crate) fn end(&self, topic: &'static str, partition: usize) -> i64 {

@@ -17,6 +17,8 @@ pub enum Bug {
     NewKeyOnRetry,
     /// A gateway answers a resume that its recent events do not reach back to as if nothing was missed.
     BlindResume,
+    /// A gateway does not get past a record that it cannot read.
+    StopsAtPoison,
     /// A writer takes those who left for members.
     NeverLeaves,
     /// presenced announces nobody as offline.
@@ -24,7 +26,7 @@ pub enum Bug {
 }
 
 /// Every defect.
-pub const ALL: [Bug; 9] = [
+pub const ALL: [Bug; 10] = [
     Bug::CommitBeforeEnqueue,
     Bug::MarkBeforeAcknowledgement,
     Bug::AsynchronousCommit,
@@ -32,6 +34,7 @@ pub const ALL: [Bug; 9] = [
     Bug::HighWater,
     Bug::NewKeyOnRetry,
     Bug::BlindResume,
+    Bug::StopsAtPoison,
     Bug::NeverLeaves,
     Bug::NeverOffline,
 ];

@@ -1,7 +1,7 @@
 //! What goes wrong, when, and for how long.
 
 use crate::bus::Process;
-use crate::limits::{CHATDS, FAULT_US_MAX, FAULTS, GATEWAYS, RELAYS, STORM_US};
+use crate::limits::{CHATDS, FAULT_US_MAX, FAULTS, GATEWAYS, PARTITIONS, RELAYS, STORM_US};
 use fastrand::Rng;
 
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,8 @@ pub(crate) enum Kind {
     Cut(Process, Process),
     /// The wall clock jumps.
     Jump(Process),
+    /// A record comes into this partition of the log that nobody of ours wrote.
+    Poison(usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +60,7 @@ fn kind(random: &mut Rng, clients: usize) -> Kind {
         (Process::Presenced, Process::Redis),
         (Process::Presenced, Process::Kafka),
     ];
-    match random.u8(..10) {
+    match random.u8(..11) {
         0..3 => Kind::Crash(daemons[random.usize(..daemons.len())]),
         3..5 => Kind::Crash(servers[random.usize(..servers.len())]),
         5..7 => Kind::Pause(daemons[random.usize(..daemons.len())]),
@@ -66,6 +68,7 @@ fn kind(random: &mut Rng, clients: usize) -> Kind {
             let (a, b) = pairs[random.usize(..pairs.len())];
             Kind::Cut(a, b)
         }
-        _ => Kind::Jump(daemons[random.usize(..daemons.len())]),
+        9 => Kind::Jump(daemons[random.usize(..daemons.len())]),
+        _ => Kind::Poison(random.usize(..PARTITIONS)),
     }
 }

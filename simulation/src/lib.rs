@@ -26,6 +26,7 @@ mod gateway;
 mod kafka;
 mod limits;
 mod membership;
+mod poison;
 mod presence;
 mod relay;
 mod verdict;

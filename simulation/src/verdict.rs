@@ -21,6 +21,8 @@ pub struct Met {
     pub wire_duplicates: u64,
     /// Records that the broker has more than once.
     pub published_twice: u64,
+    /// Records that a gateway could not read.
+    pub dead_letters: u64,
     /// Events on the bus.
     pub events: u64,
 }
@@ -77,7 +79,8 @@ fn check(outside: &Outside) -> Verdict {
         // The creation was there from the beginning, and never published.
         judge.take(&Operation::KafkaFrom { conversation: conversation.to_string(), from: 1 });
     }
-    for ((partition, offset), record) in outside.broker.all(topics::MESSAGE_CREATED) {
+    let records = outside.broker.all(topics::MESSAGE_CREATED).filter(|(_, it)| !it.is_poison);
+    for ((partition, offset), record) in records {
         let (seq, message_id) = numbers(&record.value);
         let conversation = Uuid::from_slice(&record.key).unwrap_or_default().to_string();
         judge.take(&Operation::Kafka { conversation, seq, message_id, partition, offset });
@@ -101,7 +104,7 @@ fn numbers(value: &[u8]) -> (u64, Option<String>) {
 
 fn published_twice(outside: &Outside) -> u64 {
     let mut seen = std::collections::BTreeSet::new();
-    let records = outside.broker.all(topics::MESSAGE_CREATED);
+    let records = outside.broker.all(topics::MESSAGE_CREATED).filter(|(_, it)| !it.is_poison);
     records.filter(|(_, it)| !seen.insert((&it.key, &it.value))).count() as u64
 }
 
@@ -119,6 +122,7 @@ impl std::ops::AddAssign for Met {
         self.acked += other.acked;
         self.wire_duplicates += other.wire_duplicates;
         self.published_twice += other.published_twice;
+        self.dead_letters += other.dead_letters;
         self.events += other.events;
     }
 }

@@ -14,6 +14,7 @@ use crate::limits::{
     SETTLE_US_MAX, STORM_US, TIMINGS, USERS,
 };
 use crate::membership;
+use crate::poison;
 use crate::presence::{Presence, Redis};
 use crate::relay::Relay;
 use crate::verdict::{Met, Run, judge};
@@ -241,6 +242,10 @@ impl World {
                 self.crashed(process);
             }
             Kind::Crash(_) => {}
+            Kind::Poison(partition) => {
+                let record = poison::record(&mut outside.bus.random);
+                outside.broker.append(partition, record);
+            }
         }
     }
 
@@ -265,7 +270,7 @@ impl World {
         match self.faults[fault].kind {
             Kind::Crash(process) => self.restart(process),
             Kind::Cut(a, b) => self.outside.bus.join(a, b),
-            Kind::Pause(_) | Kind::Jump(_) => {}
+            Kind::Pause(_) | Kind::Jump(_) | Kind::Poison(_) => {}
         }
     }
 

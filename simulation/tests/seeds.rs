@@ -51,4 +51,5 @@ fn whatever_fails_every_promise_is_kept() {
     // A simulation that comes across nothing proves nothing.
     assert!(met.acked > 0 && met.wire_duplicates > 0 && met.published_twice > 0, "{met:?}");
     assert!(met.resumes_from_cache > 0 && met.resumes_from_chatd > 0, "{met:?}");
+    assert!(met.dead_letters > 0, "{met:?}");
 }

@@ -67,8 +67,15 @@ impl Gateway {
                 // An answer to an earlier question; it is asked for again.
                 continue;
             }
-            // What cannot be read is a dead letter and concerns nobody; the model has none.
-            let shards = self.route(partition, offset, &record).unwrap_or_default();
+            let shards = match self.route(partition, offset, &record) {
+                Ok(shards) => shards,
+                Err(_) if outside.bug == Some(Bug::StopsAtPoison) => continue,
+                // A dead letter, and concerns nobody.
+                Err(_) => {
+                    outside.met.dead_letters += 1;
+                    ShardSet::default()
+                }
+            };
             concerned.union(&shards);
             self.tracker.record(partition, offset, self.ticket + 1, &shards);
         }
