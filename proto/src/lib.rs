@@ -7,6 +7,7 @@
 //! ```
 
 pub mod error;
+mod event;
 pub mod framing;
 pub mod handshake;
 pub mod headers;

@@ -7,7 +7,7 @@ use crate::limits::{
 };
 use fastrand::Rng;
 use proto::Uuid;
-use proto::client::{Event, Verdict, event::Kind};
+use proto::client::{Event, Verdict};
 use proto::limits::CURSORS_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl Logs {
             return Outcome { duplicate: true, ..Outcome::default() };
         }
         self.ended.remove(&id);
-        let begins = self.live_only || sequence_number == 1 || adds(&event, user);
+        let begins = self.live_only || sequence_number == 1 || event.adds(&user);
         let log = self.logs.entry(id).or_default();
         if begins {
             log.begin_after(sequence_number - 1);
@@ -188,14 +188,4 @@ impl Logs {
 
 fn retry_delay(rng: &mut Rng, fruitless: u32) -> Duration {
     backoff::delay(rng, fruitless.saturating_sub(1), HEAL_RETRY_MS_MIN, HEAL_RETRY_MS_MAX)
-}
-
-/// Does this event make `user` a member? Then nothing before it is this user's to see.
-fn adds(event: &Event, user: Uuid) -> bool {
-    match &event.kind {
-        Some(Kind::MembershipChanged(change)) => {
-            change.added_user_ids.iter().any(|id| id.as_slice() == user.as_bytes())
-        }
-        _ => false,
-    }
 }

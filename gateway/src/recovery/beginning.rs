@@ -1,6 +1,6 @@
 //! Where a conversation begins for a user. Pure.
 
-use proto::client::{ServerFrame, event::Kind, server_frame::Frame};
+use proto::client::{ServerFrame, server_frame::Frame};
 use proto::{Message, Uuid};
 
 /// Does the frame hold an event before which there is nothing of its conversation for this user: the first one,
@@ -11,19 +11,13 @@ pub fn is_beginning(frame: &[u8], user: &Uuid) -> bool {
     else {
         return false;
     };
-    let adds = match &event.kind {
-        Some(Kind::MembershipChanged(change)) => {
-            change.added_user_ids.iter().any(|id| id.as_slice() == user.as_bytes())
-        }
-        _ => false,
-    };
-    adds || event.sequence_number == 1
+    event.adds(user) || event.sequence_number == 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::client::{Event, MembershipChanged};
+    use proto::client::{Event, MembershipChanged, event::Kind};
 
     #[test]
     fn a_conversation_begins_with_its_first_event_or_with_the_users_own_joining() {
