@@ -2,6 +2,7 @@
  * The HTTP API. Every answer is JSON; every error is an ApiError made from problem+json (RFC 9457).
  */
 import { HTTP_TIMEOUT_MS } from "./limits.js";
+import { randomId } from "./storage.js";
 
 /** @typedef {import("./types.js").AuthAnswer} AuthAnswer */
 /** @typedef {import("./types.js").User} User */
@@ -171,22 +172,26 @@ export class Api {
   }
 
   /**
+   * Without a key the call has one of its own; whoever may have to repeat it gives one.
    * @param {string} conversationId
-   * @param {{ names?: string[], user_ids?: string[] }} who
+   * @param {{ names?: string[], user_ids?: string[], idempotency_key?: string }} who
    * @returns {Promise<{ sequence_number: number }>}
    */
   addMembers(conversationId, who) {
-    return this.#signed("POST", `/v1/conversations/${conversationId}/members`, who);
+    const body = { idempotency_key: randomId(), ...who };
+    return this.#signed("POST", `/v1/conversations/${conversationId}/members`, body);
   }
 
   /**
-   * Oneself: leaves.
+   * Oneself: leaves. The key as in `addMembers`.
    * @param {string} conversationId
    * @param {string} userId
+   * @param {string} [key] the idempotency key
    * @returns {Promise<{ sequence_number: number }>}
    */
-  removeMember(conversationId, userId) {
-    return this.#signed("DELETE", `/v1/conversations/${conversationId}/members/${userId}`);
+  removeMember(conversationId, userId, key = randomId()) {
+    const query = search({ idempotency_key: key });
+    return this.#signed("DELETE", `/v1/conversations/${conversationId}/members/${userId}${query}`);
   }
 
   /**
