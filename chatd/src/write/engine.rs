@@ -306,7 +306,7 @@ impl<S: Store> Batch<'_, S> {
             return Ok(Plan::default());
         }
         let plan = match remembered {
-            Some(rows) => self.plan_remembered(appends, rows)?,
+            Some(rows) => self.plan_unlocked(appends, rows)?,
             None => {
                 let ids: Vec<Uuid> = ids.iter().copied().collect();
                 let rows = self.connection.lock(&ids)?;
@@ -342,7 +342,7 @@ impl<S: Store> Batch<'_, S> {
         appends: &[&'a Append],
         rows: Vec<ConversationState>,
     ) -> Result<(Plan<'a>, Acknowledged), Undone> {
-        let plan = self.plan_remembered(appends, rows)?;
+        let plan = self.plan_unlocked(appends, rows)?;
         // There is nothing between these.
         for point in [CHATD_BEFORE_INSERT, CHATD_AFTER_INSERT, CHATD_BEFORE_COMMIT] {
             reach(point)?;
@@ -367,7 +367,7 @@ impl<S: Store> Batch<'_, S> {
 
     /// With conversations that nobody has locked. Each of them must be written, which compares them:
     /// an answer that writes nothing would be told of what is perhaps no longer so.
-    fn plan_remembered<'a>(
+    fn plan_unlocked<'a>(
         &mut self,
         appends: &[&'a Append],
         rows: Vec<ConversationState>,

@@ -147,11 +147,7 @@ impl<T: Send + 'static> Client<T> {
     }
 
     fn is_written(&self, request: &Request) -> bool {
-        let mut bytes = Vec::new();
-        if framing::append(request, &mut bytes).is_err() {
-            return false;
-        }
-        let written = self.shared.half().as_ref().map_or(Written::Not, |it| it.try_write(&bytes));
+        let written = self.shared.half().as_ref().map_or(Written::Not, |it| it.try_send(request));
         let must_look = written == Written::InPart
             || (written == Written::Whole && self.shared.asleep.swap(false, Ordering::AcqRel));
         if must_look {

@@ -106,12 +106,7 @@ impl Answers {
     }
 
     fn try_write(&self, answer: &Response) -> Written {
-        let mut bytes = Vec::new();
-        // One that does not fit becomes an error on the writing thread.
-        if framing::append(answer, &mut bytes).is_err() {
-            return Written::Not;
-        }
-        let written = self.half.try_write(&bytes);
+        let written = self.half.try_send(answer);
         if written != Written::Not {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
         }

@@ -3,6 +3,7 @@
 //! itself, if the socket takes it without waiting, and spares a change of threads.
 
 use super::stream::Stream;
+use proto::{Message, framing};
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
@@ -29,8 +30,17 @@ impl WriteHalf {
         Self(Mutex::new(Half { stream, rest: Vec::new() }))
     }
 
-    /// Never waits: neither for the socket nor for the writing thread.
-    pub(super) fn try_write(&self, frame: &[u8]) -> Written {
+    /// Never waits: neither for the socket nor for the writing thread. A message that does not fit into a
+    /// frame is not written; the writing thread says so.
+    pub(super) fn try_send(&self, message: &impl Message) -> Written {
+        let mut frame = Vec::new();
+        match framing::append(message, &mut frame) {
+            Ok(()) => self.try_write(&frame),
+            Err(_) => Written::Not,
+        }
+    }
+
+    fn try_write(&self, frame: &[u8]) -> Written {
         let mut half = match self.0.try_lock() {
             Ok(half) => half,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
