@@ -17,12 +17,13 @@ mod memory;
 mod network;
 mod pacer;
 mod planted;
+mod recovery;
 mod shim;
 mod trial;
 
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
-use crate::limits::PROBE_MS_MAX;
+use crate::limits::{LIVE_MS_MAX, PROBE_MS_MAX};
 use crate::options::{ChaosOptions, count, within};
 use crate::report::{self, progress, rounded};
 use crate::stack::{Environment, SmallDisk, Stack};
@@ -62,6 +63,9 @@ struct Report {
     unanswered: u64,
     /// Faults after which a probe message was not delivered in time.
     not_recovered: u64,
+    /// Faults after which it was delivered later than so many seconds after all daemons were ready.
+    not_live: u64,
+    live_within_s: u64,
     unsettled_sessions: u64,
     /// Offsets that a gateway committed before the sessions had all below; of daemons with failpoints.
     offsets_committed_early: u64,
@@ -223,6 +227,8 @@ impl Report {
             sent: ended.sent,
             unanswered: ended.unanswered,
             not_recovered: tally.not_recovered,
+            not_live: tally.not_live,
+            live_within_s: LIVE_MS_MAX / 1_000,
             unsettled_sessions: ended.unsettled_sessions,
             offsets_committed_early: tally.early,
             seconds: 0.0,

@@ -60,6 +60,8 @@ pub(crate) const HOSTILE_LOOK_MS: u64 = 2_000;
 pub(crate) const HOSTILE_LOOKS_ALONE: usize = 4;
 /// Wait for the probe message after a fault or an attack, however slow the machine is.
 pub(crate) const PROBE_MS_MAX: u64 = 180_000;
+/// Wait for the probe message once every daemon says that it is ready.
+pub(crate) const LIVE_MS_MAX: u64 = 10_000;
 /// When whoever watches must have been told the truth of everybody: what is known of a session that ended
 /// without a word expires after 60 s.
 pub(crate) const PRESENCE_MS_MAX: u64 = 65_000;
@@ -86,6 +88,9 @@ pub(crate) const PLAN_RECORDS_PER_S: u64 = 500;
 pub(crate) const PLAN_SENDS_PER_S: u64 = 1_000;
 /// Consumers that tail the log beside the gateways while `perf plan` measures what a tail costs.
 pub(crate) const PLAN_TAILS: usize = 2;
+
+/// Between two looks at the outbox's size.
+pub(crate) const OUTBOX_LOOK: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,7 @@ mod latency;
 mod limits;
 mod load;
 mod options;
+mod outbox_size;
 mod plan;
 mod population;
 mod process;

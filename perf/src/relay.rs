@@ -2,6 +2,7 @@
 //! that appears at once is published, and how old rows get that come at a steady rate. What was
 //! published is read back from Kafka, and judged: every row, once at least, in its key's order.
 
+mod bloat;
 mod log;
 mod outbox;
 
@@ -11,9 +12,11 @@ use crate::latency::per;
 use crate::options::{RelayOptions, count, seconds, within};
 use crate::report::{self, progress, rounded};
 use crate::stack::Stack;
+use bloat::Bloat;
 use log::Log;
 use outbox::Outbox;
 use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Serialize)]
 struct Report {
@@ -28,6 +31,16 @@ struct Report {
     conversations: u64,
     rate: u64,
     seconds: u64,
+    /// Of the table and of its indexes, from the beginning of the steady rate on; and the most in its
+    /// second half, which is no more than in its first if nothing grows.
+    outbox_bytes_start: i64,
+    outbox_bytes_max: i64,
+    outbox_bytes_late_max: i64,
+    outbox_bytes_end: i64,
+    outbox_index_bytes_start: i64,
+    outbox_index_bytes_max: i64,
+    outbox_index_bytes_late_max: i64,
+    outbox_index_bytes_end: i64,
     age_is: &'static str,
 }
 
@@ -38,7 +51,8 @@ pub(crate) fn run(options: &RelayOptions) -> Outcome {
     let seconds = seconds(options.seconds)?;
     let stack = Stack::of(&options.common, 1)?;
     let mut log = Log::at_its_end(&stack.get("KAFKA_BROKERS")?)?;
-    let mut outbox = Outbox::connect(&stack.database_url()?, count(conversations))?;
+    let database_url = stack.database_url()?;
+    let mut outbox = Outbox::connect(&database_url, count(conversations))?;
 
     progress!("perf: {backlog} rows are committed at once");
     outbox.commit_at_once(count(backlog))?;
@@ -48,11 +62,16 @@ pub(crate) fn run(options: &RelayOptions) -> Outcome {
     progress!("perf: {rate} rows a second for {seconds} s");
     log.forget_ages();
     let steady = rate * seconds;
-    std::thread::scope(|scope| {
+    let is_done = AtomicBool::new(false);
+    let bloat = std::thread::scope(|scope| {
         let writing = scope.spawn(|| outbox.commit_steadily(rate, steady));
+        let looking = scope.spawn(|| bloat::watch(&database_url, &is_done, seconds));
         let read = log.read_until(backlog + steady);
-        // It returns by itself: it is bounded in time, and panics nowhere.
-        writing.join().unwrap_or(Ok(())).and(read)
+        is_done.store(true, Ordering::Release);
+        // They return by themselves: they are bounded in time, and panic nowhere.
+        let written = writing.join().unwrap_or(Ok(()));
+        let bloat = looking.join().unwrap_or(Ok(Bloat::default()));
+        written.and(read).and(bloat)
     })?;
     let (ages, verdict) = (log.ages(), log.verdict(backlog + steady));
     let report = Report {
@@ -67,6 +86,14 @@ pub(crate) fn run(options: &RelayOptions) -> Outcome {
         conversations,
         rate,
         seconds,
+        outbox_bytes_start: bloat.start.table,
+        outbox_bytes_max: bloat.max.table,
+        outbox_bytes_late_max: bloat.late_max.table,
+        outbox_bytes_end: bloat.end.table,
+        outbox_index_bytes_start: bloat.start.indexes,
+        outbox_index_bytes_max: bloat.max.indexes,
+        outbox_index_bytes_late_max: bloat.late_max.indexes,
+        outbox_index_bytes_end: bloat.end.indexes,
         age_is: "from just before a row's commit until a consumer has it, at the steady rate",
     };
     report::print(&report, options.common.json)

@@ -74,10 +74,19 @@ fn value(line: &str, name: &str, label: &str) -> Option<u64> {
     (is_it && labels.contains(label)).then(|| value.parse().ok()).flatten()
 }
 
+/// Whether a daemon says that it is.
+pub(crate) fn is_ready(admin: SocketAddr) -> bool {
+    get(admin, "/readyz").is_ok()
+}
+
 fn metrics(admin: SocketAddr) -> Outcome<String> {
+    get(admin, "/metrics")
+}
+
+fn get(admin: SocketAddr, path: &str) -> Outcome<String> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE).reaching(admin)?;
     stream.set_read_timeout(Some(PATIENCE)).reaching(admin)?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).reaching(admin)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).reaching(admin)?;

@@ -3,9 +3,10 @@
 mod sampler;
 
 use crate::e2e::{self, Run, Scale};
-use crate::failure::{Context, Outcome};
+use crate::failure::Outcome;
 use crate::limits::{SECONDS_MAX, SOAK_WARM_UP_PERCENT};
 use crate::options::{SoakOptions, within};
+use crate::outbox_size::OutboxSize;
 use crate::population;
 use crate::report::{self, rounded};
 use crate::slope::{self, Sample};
@@ -36,23 +37,18 @@ struct Report {
     rss_is: &'static str,
 }
 
-/// Bytes of the outbox on disk.
-struct Outbox {
-    table: i64,
-    indexes: i64,
-}
-
 pub(crate) fn run(options: &SoakOptions) -> Outcome {
     let scale = scale(options)?;
     let stack = Arc::new(Stack::of(&options.common, 2)?);
     let database_url = stack.database_url()?;
     let mut run = Run::open(&stack, scale, options.common.seed)?;
-    let before = Outbox::look(&database_url)?;
+    let mut database = population::connect(&database_url)?;
+    let before = OutboxSize::look(&mut database)?;
     let sampler = Sampler::start(Arc::clone(&stack), scale.seconds)?;
     let sent = run.send();
     let tracks = sampler.finish()?;
     sent?;
-    let after = Outbox::look(&database_url)?;
+    let after = OutboxSize::look(&mut database)?;
     let (e2e, verdict) = run.finish(&stack)?;
     let warm_up_s = scale.seconds * SOAK_WARM_UP_PERCENT / 100;
     let mut report = Report {
@@ -114,15 +110,6 @@ fn after_warm_up(samples: &[Sample], warm_up_us: u64) -> &[Sample] {
     let from_us = samples.first().map_or(0, |it| it.0 + warm_up_us);
     let first = samples.partition_point(|it| it.0 < from_us);
     &samples[first..]
-}
-
-impl Outbox {
-    fn look(database_url: &str) -> Outcome<Self> {
-        let query = "SELECT pg_table_size('messaging.outbox'), pg_indexes_size('messaging.outbox')";
-        let row = population::connect(database_url)?.query_one(query, &[]);
-        let row = row.reaching("messaging.outbox")?;
-        Ok(Self { table: row.get(0), indexes: row.get(1) })
-    }
 }
 
 #[cfg(test)]

@@ -133,6 +133,8 @@ wal_compression = $(postgres_wal_compression)
 shared_buffers = 256MB
 min_wal_size = 256MB
 max_wal_size = 2GB
+# The outbox is a queue: what its table takes is what dies between two vacuums.
+autovacuum_naptime = 10s
 jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'

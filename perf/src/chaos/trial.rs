@@ -6,6 +6,7 @@ use super::dumps;
 use super::faults::{Arena, Fault};
 use super::fleet::Fleet;
 use super::pacer::Pacer;
+use super::recovery::Recovery;
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::latency::Latencies;
@@ -57,6 +58,7 @@ pub(super) struct Plan<'a> {
 pub(super) struct Tally {
     pub(super) cycles: u64,
     pub(super) not_recovered: u64,
+    pub(super) not_live: u64,
     pub(super) recoveries: BTreeMap<String, Latencies>,
     pub(super) counts: BTreeMap<String, u64>,
     /// Offsets that gateways committed too early.
@@ -75,7 +77,8 @@ pub(super) struct Ended {
 impl Ended {
     pub(super) fn is_clean(&self) -> bool {
         let tally = &self.tally;
-        self.verdict.ok && tally.not_recovered + self.unsettled_sessions + tally.early == 0
+        let broken = tally.not_recovered + tally.not_live + self.unsettled_sessions + tally.early;
+        self.verdict.ok && broken == 0
     }
 }
 
@@ -195,21 +198,22 @@ impl Tally {
         });
         let over_us = outcomes.into_iter().collect::<Outcome<Vec<u64>>>()?;
         let over_us = over_us.into_iter().max().unwrap_or(begun_us);
-        let recovered = canary.sing(plan.probe).is_some();
-        let recovered_us = clock::now_us();
+        let recovery = Recovery::follow(arena.stack(), canary, plan.probe, over_us)?;
         note(false)?;
         self.cycles += 1;
-        self.not_recovered += u64::from(!recovered);
+        self.not_recovered += u64::from(!recovery.is_recovered);
+        self.not_live += u64::from(recovery.is_late);
         let name = match names.as_slice() {
             [name] => name.clone(),
             names => format!("{} at once", names.len()),
         };
-        let told = if recovered { "recovered" } else { "NOT recovered" };
-        let (lasted, took) = (over_us - begun_us, recovered_us - over_us);
+        let (lasted, took) = (over_us - begun_us, recovery.at_us - over_us);
         let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
         let (together, lasted_s, took_s) = (names.join(" + "), seconds(lasted), seconds(took));
         let cycle = self.cycles;
-        progress!("perf: cycle {cycle}: {together}, {lasted_s:.2} s; {told} {took_s:.2} s later");
+        progress!(
+            "perf: cycle {cycle}: {together}, {lasted_s:.2} s; {recovery} {took_s:.2} s later"
+        );
         for name in names {
             *self.counts.entry(name).or_default() += 1;
         }
