@@ -9,56 +9,51 @@ use crate::db::{Connection, Query, signed};
 use postgres::types::ToSql;
 use postgres::{Error, Row};
 
-/// Nothing is written if the conversation is not as it was planned with: then no row comes back.
-///
+/// Nothing is written if the conversation is not as it was planned with: then no row comes back. The
+/// events and the records are what is selected beside the conversation that moved on.
+macro_rules! append {
+    ($events:literal, $records:literal) => {
+        concat!(
+            "WITH moved AS (
+                 UPDATE messaging.conversations c
+                 SET last_sequence_number = $3, last_message_number = $4, membership_version = $5,
+                     last_event_at_us = $6, title = COALESCE($7, c.title)
+                 WHERE c.conversation_id = $1 AND c.last_sequence_number = $2
+                 RETURNING c.conversation_id
+             ), logged AS (
+                 INSERT INTO messaging.events (conversation_id, sequence_number, kind, message_id,
+                     message_number, sender_id, sender_device_id, idempotency_key, body_hash, text,
+                     details, created_at_us) ",
+            $events,
+            "), queued AS (
+                 INSERT INTO messaging.outbox (shard, topic, key, value, headers, created_at_us) ",
+            $records,
+            ") SELECT conversation_id FROM moved"
+        )
+    };
+}
+
 /// Of one event and one record: without arrays to take apart, PostgreSQL takes two thirds of the time.
 const APPEND_ONE: Query = Query {
     name: "append_one",
-    sql: "WITH moved AS (
-              UPDATE messaging.conversations c
-              SET last_sequence_number = $3, last_message_number = $4, membership_version = $5,
-                  last_event_at_us = $6, title = COALESCE($7, c.title)
-              WHERE c.conversation_id = $1 AND c.last_sequence_number = $2
-              RETURNING c.conversation_id
-          ), logged AS (
-              INSERT INTO messaging.events (conversation_id, sequence_number, kind, message_id,
-                  message_number, sender_id, sender_device_id, idempotency_key, body_hash, text,
-                  details, created_at_us)
-              SELECT conversation_id, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18 FROM moved
-          ), queued AS (
-              INSERT INTO messaging.outbox (shard, topic, key, value, headers, created_at_us)
-              SELECT $19, $20, $21, $22, $23, $24 FROM moved
-          )
-          SELECT conversation_id FROM moved",
+    sql: append!(
+        "SELECT conversation_id, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18 FROM moved",
+        "SELECT $19, $20, $21, $22, $23, $24 FROM moved"
+    ),
 };
 
-/// The same with several of each.
 const APPEND_SEVERAL: Query = Query {
     name: "append_several",
-    sql: "WITH moved AS (
-              UPDATE messaging.conversations c
-              SET last_sequence_number = $3, last_message_number = $4, membership_version = $5,
-                  last_event_at_us = $6, title = COALESCE($7, c.title)
-              WHERE c.conversation_id = $1 AND c.last_sequence_number = $2
-              RETURNING c.conversation_id
-          ), logged AS (
-              INSERT INTO messaging.events (conversation_id, sequence_number, kind, message_id,
-                  message_number, sender_id, sender_device_id, idempotency_key, body_hash, text,
-                  details, created_at_us)
-              SELECT moved.conversation_id, new.*
-              FROM moved, unnest($8::bigint[], $9::smallint[], $10::uuid[], $11::bigint[],
-                  $12::uuid[], $13::uuid[], $14::text[], $15::bytea[], $16::text[], $17::bytea[],
-                  $18::bigint[]) AS new
-          ), queued AS (
-              INSERT INTO messaging.outbox (shard, topic, key, value, headers, created_at_us)
-              SELECT new.shard, new.topic, new.key, new.value, new.headers, new.created_at_us
-              FROM moved, unnest($19::smallint[], $20::text[], $21::bytea[], $22::bytea[],
-                  $23::bytea[], $24::bigint[])
-                  WITH ORDINALITY
-                  AS new (shard, topic, key, value, headers, created_at_us, ordinal)
-              ORDER BY new.ordinal
-          )
-          SELECT conversation_id FROM moved",
+    sql: append!(
+        "SELECT moved.conversation_id, new.*
+         FROM moved, unnest($8::bigint[], $9::smallint[], $10::uuid[], $11::bigint[], $12::uuid[],
+             $13::uuid[], $14::text[], $15::bytea[], $16::text[], $17::bytea[], $18::bigint[]) AS new",
+        "SELECT new.shard, new.topic, new.key, new.value, new.headers, new.created_at_us
+         FROM moved, unnest($19::smallint[], $20::text[], $21::bytea[], $22::bytea[], $23::bytea[],
+             $24::bigint[])
+             WITH ORDINALITY AS new (shard, topic, key, value, headers, created_at_us, ordinal)
+         ORDER BY new.ordinal"
+    ),
 };
 
 type Parameter<'a> = &'a (dyn ToSql + Sync);

@@ -217,6 +217,9 @@ fn what_waits_in_the_outbox_is_late_and_not_lost() {
             "",
         ])
     };
-    let expected = ["relay entered 9 under way 9 unaccounted 0 to 9"];
+    let expected = [
+        "gateway-1 entered 0 under way 0 unaccounted 0",
+        "relay entered 9 under way 9 unaccounted 0 to 9",
+    ];
     assert_eq!(watched((1..=20).map(stalled)), expected);
 }
