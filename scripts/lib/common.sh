@@ -18,6 +18,8 @@ say() {
 
 # One line on standard error, then the end.
 fail() {
+  # shellcheck disable=SC2034 # for a trap that has the last word
+  REASON=$*
   printf '%s: %s\n' "${0##*/}" "$*" >&2
   exit 1
 }
