@@ -224,12 +224,11 @@ impl Conn {
 
     /// The upgrade that was asked for is granted: gives back the response. `claims` are those of its
     /// token, if that is good.
-    pub(crate) fn upgrade(&mut self, upgrade: Upgrade, claims: Option<Claims>) -> Bytes {
-        let Upgrade { encoding, token, window_bits, response, .. } = upgrade;
-        let offer = claims.map(Offer::Claims).or_else(|| token.map(Offer::Token));
-        self.phase = Phase::Socket(Socket::new(encoding, offer, window_bits, false));
+    pub(crate) fn upgrade(&mut self, mut upgrade: Upgrade, claims: Option<Claims>) -> Bytes {
+        let response = std::mem::take(&mut upgrade.response);
+        self.encoding = Some(upgrade.encoding);
+        self.phase = Phase::Socket(Socket::new(upgrade, claims, false));
         self.pause = Pause::None;
-        self.encoding = Some(encoding);
         response.into()
     }
 

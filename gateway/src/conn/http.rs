@@ -1,12 +1,12 @@
 //! The HTTP part of a connection: one request at a time.
 
-use super::{Effect, Lent, Next, Offer, Pause, Socket, Stage};
+use super::{Effect, Lent, Next, Pause, Socket, Stage};
 use crate::close::Reason;
 use crate::inbound::events;
 use crate::inbound::http::{self, Head, Refusal};
 use crate::inbound::respond::{self, Response};
 use crate::inbound::route::{self, Route};
-use crate::inbound::upgrade::{self, Upgrade};
+use crate::inbound::upgrade;
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use bytes::Bytes;
 use std::net::IpAddr;
@@ -117,15 +117,14 @@ impl Http {
 
 fn upgraded(head: &Head<'_, '_>, lent: &mut Lent<'_>) -> Next {
     match upgrade::negotiate(head, &lent.policy.origins, lent.policy.deflate) {
-        Ok(upgrade) => {
+        Ok(mut upgrade) => {
             if upgrade.reads_status && !lent.policy.echo {
                 lent.effects.push(Effect::Upgrade(Box::new(upgrade)));
                 return Next::Pause(Pause::Answer);
             }
-            let Upgrade { encoding, token, window_bits, response, .. } = upgrade;
+            let response = std::mem::take(&mut upgrade.response);
             lent.effects.push(Effect::Write(response.into()));
-            let offer = token.map(Offer::Token);
-            Next::Upgrade(encoding, Socket::new(encoding, offer, window_bits, lent.policy.echo))
+            Next::Upgrade(upgrade.encoding, Socket::new(upgrade, None, lent.policy.echo))
         }
         Err(refusal) => {
             let headers = "upgrade: websocket\r\nsec-websocket-version: 13\r\n";

@@ -7,7 +7,7 @@ use crate::close::Reason;
 use crate::inbound::frame::{Decoder, FrameLimits, Incoming};
 use crate::inbound::message::{self, Refused};
 use crate::inbound::token::Claims;
-use crate::inbound::upgrade::Encoding;
+use crate::inbound::upgrade::{Encoding, Upgrade};
 use crate::limits::{CONTROL_FRAMES_MAX, FLOOD_WINDOW_MS, REFUSED_FRAMES_MAX, TURN_WORK_BYTES};
 use crate::outbound::encode;
 use proto::client::ClientFrame;
@@ -37,13 +37,11 @@ pub(crate) enum Offer {
 }
 
 impl Socket {
-    /// In the echo profile no hello is awaited.
-    pub(super) fn new(
-        encoding: Encoding,
-        offer: Option<Offer>,
-        window_bits: Option<u8>,
-        echo: bool,
-    ) -> Self {
+    /// `claims` are those of the upgrade's token, if that was verified. In the echo profile no hello is
+    /// awaited.
+    pub(super) fn new(upgrade: Upgrade, claims: Option<Claims>, echo: bool) -> Self {
+        let Upgrade { encoding, token, window_bits, .. } = upgrade;
+        let offer = claims.map(Offer::Claims).or_else(|| token.map(Offer::Token));
         Self {
             decoder: Decoder::default(),
             offer: offer.map(Box::new),

@@ -162,12 +162,17 @@ pub(crate) fn overloaded() -> Bytes {
     [head, body].concat().into()
 }
 
+/// The header's line (RFC 9110 section 10.2.3).
+pub(crate) fn retry_after(seconds: impl std::fmt::Display) -> String {
+    format!("retry-after: {seconds}\r\n")
+}
+
 /// The client's address asks too often (RFC 6585 section 4).
 pub(crate) fn too_many_requests(retry: RetryAfterMs, keep_alive: bool) -> Response {
     let seconds = retry.0.div_ceil(1_000).max(1);
     let detail = format!("too many requests from this address; try again in {seconds} s");
     let refusal = Refusal::new(429, ErrorCode::TooManyRequests, detail);
-    problem(&refusal, &format!("retry-after: {seconds}\r\n"), keep_alive)
+    problem(&refusal, &retry_after(seconds), keep_alive)
 }
 
 /// For a connection of an address that has too many, or opens them too fast.
@@ -175,7 +180,7 @@ pub(crate) fn too_many_connections(retry: RetryAfterMs) -> Bytes {
     let seconds = retry.0.div_ceil(1_000).max(1);
     let detail = format!("too many connections from this address; try again in {seconds} s");
     let refusal = Refusal::new(429, ErrorCode::TooManyRequests, detail);
-    let Response { head, body } = problem(&refusal, &format!("retry-after: {seconds}\r\n"), false);
+    let Response { head, body } = problem(&refusal, &retry_after(seconds), false);
     [head, body].concat().into()
 }
 

@@ -71,8 +71,7 @@ impl Shard {
         let code = ErrorCode::parse(&error.code).unwrap_or(ErrorCode::Internal);
         let refusal = Refusal::new(code.http_status(), code, error.message.clone());
         let retry_s = error.retry_after_ms.div_ceil(1_000);
-        let headers =
-            if retry_s > 0 { format!("retry-after: {retry_s}\r\n") } else { String::new() };
+        let headers = if retry_s > 0 { respond::retry_after(retry_s) } else { String::new() };
         let Some(connection) = self.table.get_mut(slot) else { return };
         let response = connection
             .conn
