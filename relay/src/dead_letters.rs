@@ -57,8 +57,6 @@ fn list(broker: &Broker) -> Result<(), String> {
 }
 
 fn show(broker: &Broker, place: &Place) -> Result<(), String> {
-    let letters = broker.letters(&|_| false)?;
-    let place = &find(&letters, place)?.place;
     let letters = broker.letters(&|it| it == place)?;
     print(&find(&letters, place)?.whole())
 }

@@ -171,6 +171,10 @@ fn folded(letters: Vec<Letter>) -> Vec<Letter> {
         match folded.get_mut(at) {
             Some(first) => {
                 let consumer = letter.consumer().unwrap_or_default();
+                // It is the same record's, and may be all that was asked for.
+                if first.value.is_empty() {
+                    first.value = letter.value;
+                }
                 first.copies.push((letter.place, consumer));
             }
             None => folded.push(letter),
@@ -242,6 +246,14 @@ mod tests {
         assert_eq!(all, [vec![4, 6], vec![5], vec![7], vec![8]]);
         assert_eq!(open[0].summary()["consumers"], json!(["gateway-1", "gateway-2"]));
         assert_eq!(open[2].summary()["consumers"], json!([]));
+    }
+
+    #[test]
+    fn a_letter_has_the_value_that_was_asked_for_by_the_place_of_any_of_its_records() {
+        let headers = [(header::PARTITION, "3"), (header::OFFSET, "17")];
+        let first = Letter { value: Vec::new(), ..letter(4, &headers) };
+        let open = open(vec![first, letter(6, &headers)]);
+        assert_eq!(open[0].whole()["value_base64"], "AAE=");
     }
 
     #[test]
