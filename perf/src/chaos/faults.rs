@@ -289,10 +289,8 @@ impl<'a> Arena<'a> {
 
     fn starve(&self, part: &str, time: Duration) -> Outcome<u64> {
         let before = self.stack.pid(part)?;
-        memory::deny(before)?;
-        std::thread::sleep(time);
-        memory::allow(before)?;
-        let over_us = clock::now_us();
+        let over_us =
+            for_a_while(Some(&before), time, |it| memory::deny(*it), |it| memory::allow(*it))?;
         if !process::is_alive(before) {
             self.wait_restarted(part, before)?;
         }
