@@ -1,6 +1,7 @@
 //! The end of a run: the stores are dumped, and the checker judges.
 
 use crate::Outside;
+use crate::broker::LogRecord;
 use crate::limits::PROBE_US_MAX;
 use crate::membership;
 use checker::history::{Operation, body_hash};
@@ -79,8 +80,7 @@ fn check(outside: &Outside) -> Verdict {
         // The creation was there from the beginning, and never published.
         judge.take(&Operation::KafkaFrom { conversation: conversation.to_string(), from: 1 });
     }
-    let records = outside.broker.all(topics::MESSAGE_CREATED).filter(|(_, it)| !it.is_poison);
-    for ((partition, offset), record) in records {
+    for ((partition, offset), record) in log(outside) {
         let (seq, message_id) = numbers(&record.value);
         let conversation = Uuid::from_slice(&record.key).unwrap_or_default().to_string();
         judge.take(&Operation::Kafka { conversation, seq, message_id, partition, offset });
@@ -102,10 +102,14 @@ fn numbers(value: &[u8]) -> (u64, Option<String>) {
     (event.sequence_number, id.map(|id| id.to_string()))
 }
 
+/// What ours wrote, each with its partition and offset.
+fn log(outside: &Outside) -> impl Iterator<Item = ((i32, i64), &LogRecord)> {
+    outside.broker.all(topics::MESSAGE_CREATED).filter(|(_, it)| !it.is_poison)
+}
+
 fn published_twice(outside: &Outside) -> u64 {
     let mut seen = std::collections::BTreeSet::new();
-    let records = outside.broker.all(topics::MESSAGE_CREATED).filter(|(_, it)| !it.is_poison);
-    records.filter(|(_, it)| !seen.insert((&it.key, &it.value))).count() as u64
+    log(outside).filter(|(_, it)| !seen.insert((&it.key, &it.value))).count() as u64
 }
 
 fn late_probe(outside: &Outside) -> Option<String> {
