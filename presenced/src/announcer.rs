@@ -171,6 +171,7 @@ impl Announcer {
             .name("producer".into())
             .spawn(move || serve(&served))
             .map_err(|error| format!("thread producer: {error}"))?;
+        kafka::guard(&producer, &self.settings.brokers)?;
         Ok(producer)
     }
 
@@ -266,9 +267,14 @@ pub(crate) fn watch(settings: &Settings, health: &Health) {
     // Nothing is produced with this one: its deliveries go nowhere.
     let (delivered, _) = unbounded();
     let made = client_config(settings).create_with_context(Deliveries { delivered });
-    let producer: BaseProducer<Deliveries> = match made {
+    let made = made.map_err(|error: KafkaError| error.to_string()).and_then(|producer| {
+        let producer: Arc<BaseProducer<Deliveries>> = Arc::new(producer);
+        kafka::guard(&producer, &settings.brokers)?;
+        Ok(producer)
+    });
+    let producer = match made {
         Ok(producer) => producer,
-        Err(error) => return health.not_ready("kafka", error.to_string()),
+        Err(error) => return health.not_ready("kafka", error),
     };
     let patience = Duration::from_millis(BROKER_PROBE_MS_MAX);
     loop {

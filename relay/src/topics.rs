@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Kafka's client retries by itself; what matters is told by the health conditions.
@@ -64,7 +65,7 @@ fn describe(name: &str, topic: Option<&MetadataTopic>) -> serde_json::Value {
 
 /// Runs until the process ends: sees that all topics are there, makes those that are not.
 pub(crate) fn watch(settings: &Settings, health: &Health) {
-    let mut admin = None;
+    let mut admin: Option<Arc<AdminClient<Quiet>>> = None;
     loop {
         match look(settings, &mut admin) {
             Ok(missing) if missing.is_empty() => {
@@ -73,7 +74,7 @@ pub(crate) fn watch(settings: &Settings, health: &Health) {
             }
             Ok(missing) => {
                 health.ready("kafka");
-                let made = admin.as_ref().map(|admin| create(settings, admin, &missing));
+                let made = admin.as_deref().map(|admin| create(settings, admin, &missing));
                 if let Some(Err(error)) = made {
                     health.not_ready("topics", error);
                 }
@@ -90,11 +91,13 @@ pub(crate) fn watch(settings: &Settings, health: &Health) {
 /// Asks the broker for its topics; returns those of ours that it does not have.
 fn look(
     settings: &Settings,
-    admin: &mut Option<AdminClient<Quiet>>,
+    admin: &mut Option<Arc<AdminClient<Quiet>>>,
 ) -> Result<Vec<String>, String> {
     if admin.is_none() {
         let made = client_config(settings).create_with_context(Quiet);
-        *admin = Some(made.map_err(|error: KafkaError| error.to_string())?);
+        let made = Arc::new(made.map_err(|error: KafkaError| error.to_string())?);
+        kafka::guard(&made, &settings.brokers)?;
+        *admin = Some(made);
     }
     let Some(client) = admin.as_ref() else { return Err("no client".to_owned()) };
     let patience = Duration::from_millis(BROKER_PROBE_MS_MAX);

@@ -58,8 +58,9 @@ impl Publisher {
             "Records that the gateway could not produce to Kafka",
             Counter::default(),
         );
+        let brokers = config.list("kafka.brokers").join(",");
         let producer: BaseProducer<Reports> = ClientConfig::new()
-            .set("bootstrap.servers", config.list("kafka.brokers").join(","))
+            .set("bootstrap.servers", &brokers)
             .set("client.id", "realchat-gateway")
             .set("acks", "all")
             .set("linger.ms", "0")
@@ -74,6 +75,7 @@ impl Publisher {
             .create_with_context(Reports { failed: failed.clone() })
             .map_err(|error: KafkaError| format!("kafka.brokers: {error}"))?;
         let producer = Arc::new(producer);
+        kafka::guard(&producer, &brokers)?;
         let served = Arc::downgrade(&producer);
         std::thread::Builder::new()
             .name("producer".into())

@@ -18,6 +18,9 @@ use std::time::Duration;
 const RESTART_US_MAX: u64 = 90_000_000;
 /// How long a part is stopped or cut off: up to beyond every lease and most time-outs.
 const PAUSE_MS: std::ops::Range<u64> = 500..6_000;
+/// How long a broker is stopped: up to beyond its session with the controller (scripts/kafka), which
+/// fences it then; for a moment it answers, and names no broker.
+const BROKER_PAUSE_MS: std::ops::Range<u64> = 500..9_000;
 /// Wait for a failpoint to be reached, once it is armed.
 const FAILPOINT_US_MAX: u64 = 5_000_000;
 /// A failpoint acts at one of its next so many turns.
@@ -212,7 +215,9 @@ impl<'a> Arena<'a> {
         let Some(part) = random.choice(parts) else {
             return Err(Failure::Refused(format!("the stack runs no {} of its own", fault.part)));
         };
-        let time = Duration::from_millis(random.u64(PAUSE_MS));
+        let is_broker_stopped = fault.kind == Kind::Pause && fault.part == "kafka";
+        let range = if is_broker_stopped { BROKER_PAUSE_MS } else { PAUSE_MS };
+        let time = Duration::from_millis(random.u64(range));
         match fault.kind {
             Kind::Kill => self.end(&part, libc::SIGKILL),
             // PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.

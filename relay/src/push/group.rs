@@ -16,7 +16,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_millis(GROUP_ANSWER_MS_MAX);
@@ -72,7 +72,7 @@ pub(crate) trait Take {
 }
 
 pub(crate) struct Group<T> {
-    consumer: BaseConsumer<Told>,
+    consumer: Arc<BaseConsumer<Told>>,
     topic: &'static str,
     /// Taken while the group was waiting, or put back.
     kept: VecDeque<T>,
@@ -106,6 +106,8 @@ impl<T: Take> Group<T> {
             .set("fetch.message.max.bytes", RECORD_BYTES_MAX.to_string());
         let consumer: BaseConsumer<Told> =
             config.create_with_context(Told::default()).map_err(wrong)?;
+        let consumer = Arc::new(consumer);
+        kafka::guard(&consumer, &settings.brokers)?;
         fix_beginning(&consumer, topic).map_err(wrong)?;
         consumer.subscribe(&[topic]).map_err(wrong)?;
         Ok(Self {

@@ -5,6 +5,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(super) type Consumer = BaseConsumer<Callbacks>;
@@ -93,7 +94,7 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// A consumer for static assignment: it never subscribes, so nothing ever rebalances; it commits
 /// only what it is told to; and where an offset is out of range it says so instead of jumping.
-pub(super) fn connect(brokers: &str, group: &str) -> Result<Consumer, String> {
+pub(super) fn connect(brokers: &str, group: &str) -> Result<Arc<Consumer>, String> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
@@ -120,7 +121,10 @@ pub(super) fn connect(brokers: &str, group: &str) -> Result<Consumer, String> {
         .set("log.connection.close", "false")
         // Nobody takes the client's own telemetry (KIP-714), and measuring costs something a fetch.
         .set("enable.metrics.push", "false");
-    config
+    let consumer = config
         .create_with_context(Callbacks::default())
-        .map_err(|error| format!("kafka.brokers {brokers}: {error}"))
+        .map_err(|error| format!("kafka.brokers {brokers}: {error}"))?;
+    let consumer = Arc::new(consumer);
+    kafka::guard(&consumer, brokers)?;
+    Ok(consumer)
 }

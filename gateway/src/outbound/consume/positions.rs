@@ -10,6 +10,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const ASK: Duration = Duration::from_millis(KAFKA_ASK_MS_MAX);
@@ -45,13 +46,13 @@ impl Position {
 
 /// Looks at the topics, with a client that reads no records.
 pub(super) struct Scout {
-    consumer: Consumer,
+    consumer: Arc<Consumer>,
     /// Partitions of each topic as they were last handed out.
     known: HashMap<&'static str, i32>,
 }
 
 impl Scout {
-    pub(super) fn new(consumer: Consumer) -> Self {
+    pub(super) fn new(consumer: Arc<Consumer>) -> Self {
         Self { consumer, known: HashMap::new() }
     }
 

@@ -57,7 +57,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct Worker {
-    consumer: Consumer,
+    consumer: Arc<Consumer>,
     /// What reads instead of the consumer, and when that may be tried again.
     direct: Option<Direct>,
     direct_due_at: Instant,
@@ -102,7 +102,7 @@ pub(super) struct Routing {
 impl Worker {
     pub(super) fn new(
         thread: u16,
-        consumer: Consumer,
+        consumer: Arc<Consumer>,
         shared: Shared,
         ledger: Ledger,
         added: Receiver<Position>,
