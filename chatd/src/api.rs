@@ -1,6 +1,7 @@
 //! The endpoints of the JSON API.
 
 mod auth;
+mod changes;
 mod conversations;
 mod devices;
 mod json;
@@ -44,6 +45,9 @@ pub(crate) const ENDPOINTS: &[Endpoint] = endpoints! {
     DELETE "/v1/conversations/{id}/members/{id}" User Work::Query(conversations::remove_member);
     GET "/v1/conversations/{id}/events" User Work::Query(messages::events);
     POST "/v1/conversations/{id}/messages" User Work::PostMessage;
+    PATCH "/v1/conversations/{id}/messages/{id}" User Work::Query(messages::edit);
+    DELETE "/v1/conversations/{id}/messages/{id}" User Work::Query(messages::delete);
+    POST "/v1/conversations/{id}/messages/{id}/reactions" User Work::Query(messages::react);
     GET "/v1/conversations/{id}/receipts" User Work::Query(messages::receipts);
     GET "/v1/messages/{id}/trace" User Work::Query(messages::trace);
     GET "/v1/devices" User Work::Query(devices::list);

@@ -38,7 +38,7 @@ pub mod rules {
         Append, Appended, Attempts, Audience, Audiences, Change, CommitError, ConversationRow,
         ConversationState, Counting, Cursor, CursorKey, Engine, EventRow, Known, Locked,
         MemberChange, Moved, Next, OutboxRow, Outcome, Plan, ReceiptCommand, Source, Standing,
-        Store,
+        Store, Target, TextRow,
     };
 }
 

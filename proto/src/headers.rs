@@ -17,6 +17,9 @@ pub const SCHEMA_VERSION_NOW: u32 = 1;
 /// Event types, the `event-type` header's values.
 pub mod event_type {
     pub const MESSAGE: &str = "message";
+    pub const MESSAGE_EDITED: &str = "message-edited";
+    pub const MESSAGE_DELETED: &str = "message-deleted";
+    pub const REACTION: &str = "reaction";
     pub const MEMBERSHIP: &str = "membership";
     pub const SETTINGS: &str = "settings";
     pub const RECEIPT: &str = "receipt";

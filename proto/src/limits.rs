@@ -8,6 +8,8 @@ pub const MESSAGE_TEXT_BYTES_MAX: usize = 16 * 1024;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// A conversation's title, in UTF-8; it may be empty.
 pub const TITLE_BYTES_MAX: usize = 256;
+/// A reaction to a message, in UTF-8: one emoji with its modifiers, or a short word.
+pub const REACTION_BYTES_MAX: usize = 64;
 /// Cursors in one hello or sync.
 pub const CURSORS_MAX: usize = 1_024;
 /// Users in one presence subscription.

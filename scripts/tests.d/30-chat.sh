@@ -35,4 +35,22 @@ two=$(at "$second" "$ann" send "$conversation" 'once' --key "k-$unique" | field 
 [[ -n $one && $one == "$two" ]] || wrong "one key gave the messages $one and $two"
 [[ $(at "$second" "$ben" history "$conversation" --limit 50 | grep -c '"text":"once"') == 1 ]] ||
   wrong 'the repeated message is in the history more than once'
+
+# What is done to a message reaches the other as it happens, and who comes later finds it as it is now.
+message=$(at "$first" "$ann" send "$conversation" 'helo' | field message_id)
+last=$(at "$second" "$ben" history "$conversation" --limit 1 | field sequence_number)
+at "$second" "$ben" tail "$conversation" --from $((last + 1)) --count 3 --seconds 30 >"$REALCHAT_HOME/changes" &
+listener=$!
+at "$first" "$ann" edit "$conversation" "$message" 'hello' --key "e-$unique" >/dev/null
+at "$second" "$ann" edit "$conversation" "$message" 'hello' --key "e-$unique" >/dev/null
+at "$second" "$ben" react "$conversation" "$message" '👍' >/dev/null
+at "$first" "$ann" delete "$conversation" "$message" >/dev/null
+wait "$listener" || wrong 'tail did not see the changes of a message in 30 s'
+kinds=$(sed -n -E 's/.*"kind":"([a-z_]+)".*/\1/p' "$REALCHAT_HOME/changes" | tr '\n' ' ')
+[[ $kinds == 'message_edited reaction message_deleted ' ]] || wrong "Ben saw $kinds: $(cat "$REALCHAT_HOME/changes")"
+if at "$second" "$ben" edit "$conversation" "$message" 'mine now' 2>"$REALCHAT_HOME/refused"; then
+  wrong 'a deleted message was edited'
+fi
+grep -q 'not_found' "$REALCHAT_HOME/refused" || wrong "it was refused with $(cat "$REALCHAT_HOME/refused")"
+! at "$second" "$ben" history "$conversation" --limit 50 | grep -q 'hel' || wrong 'the deleted text is in the history'
 say 'two people chatted through two gateways'

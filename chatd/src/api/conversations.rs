@@ -1,5 +1,6 @@
 //! Conversations, their members and their settings.
 
+use super::changes::{append, chosen, key_or_fresh};
 use super::json;
 use super::people::check_texts;
 use crate::app::App;
@@ -162,32 +163,6 @@ pub(super) fn remove_member(
     let asked: RemoveMember = if call.body.is_empty() { Default::default() } else { call.json()? };
     let key = asked.idempotency_key.as_deref().or(call.query("idempotency_key"));
     append(app, call, Change::Remove { user_id: call.id(1)? }, chosen(key))
-}
-
-/// Appends to the conversation in the path, and answers with the event's number.
-fn append(
-    app: &App,
-    call: &Call,
-    change: Change,
-    key: Option<&str>,
-) -> Result<HttpAnswer, Failure> {
-    let identity = call.identity()?;
-    let sender = (identity.user_id, identity.device_id);
-    let append =
-        Append::new(call.id(0)?, sender, key_or_fresh(key), call.traceparent.clone(), change)?;
-    let appended = app.writers.append(append, call.deadline)?;
-    Ok(HttpAnswer::ok(json!({ "sequence_number": appended.sequence_number })))
-}
-
-/// An empty key is none.
-fn chosen(key: Option<&str>) -> Option<&str> {
-    key.filter(|it| !it.is_empty())
-}
-
-/// Without a key of the client's the request is told apart from every other one; a fresh key still
-/// makes chatd's own retries safe.
-fn key_or_fresh(key: Option<&str>) -> String {
-    key.map_or_else(|| format!("request:{}", proto::id::new()), str::to_owned)
 }
 
 /// Names, all of which must exist, and ids, which need not: users of a foreign issuer are known from

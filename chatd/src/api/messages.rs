@@ -1,5 +1,6 @@
 //! Messages, the log, receipts, and what became of a message.
 
+use super::changes::{append, chosen};
 use super::json;
 use crate::app::App;
 use crate::db::Databases;
@@ -16,6 +17,25 @@ struct Post {
     text: String,
     #[serde(default)]
     idempotency_key: String,
+}
+
+#[derive(Deserialize)]
+struct Edit {
+    text: String,
+    idempotency_key: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct Delete {
+    idempotency_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct React {
+    reaction: String,
+    #[serde(default)]
+    removed: bool,
+    idempotency_key: Option<String>,
 }
 
 /// The request of a posted message, for a writer.
@@ -36,6 +56,25 @@ pub(crate) fn sent(appended: &Appended) -> HttpAnswer {
         "created_at_us": appended.created_at_us,
         "repeated": appended.repeated,
     }))
+}
+
+pub(super) fn edit(app: &App, _: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
+    let asked: Edit = call.json()?;
+    let change = Change::Edit { message_id: call.id(1)?, text: asked.text };
+    append(app, call, change, chosen(asked.idempotency_key.as_deref()))
+}
+
+pub(super) fn delete(app: &App, _: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
+    // As for members: the query is as good as the body.
+    let asked: Delete = if call.body.is_empty() { Default::default() } else { call.json()? };
+    let key = asked.idempotency_key.as_deref().or(call.query("idempotency_key"));
+    append(app, call, Change::Delete { message_id: call.id(1)? }, chosen(key))
+}
+
+pub(super) fn react(app: &App, _: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
+    let React { reaction, removed, idempotency_key } = call.json()?;
+    let change = Change::React { message_id: call.id(1)?, reaction, removed };
+    append(app, call, change, chosen(idempotency_key.as_deref()))
 }
 
 pub(super) fn events(

@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = migrations![
     7 "0007_delete_published",
     8 "0008_mute",
     9 "0009_receipt_summaries",
+    10 "0010_message_edits",
 ];
 
 /// Any number will do, so long as every chatd uses the same.

@@ -250,6 +250,7 @@ fn event_bytes(event: &Event) -> usize {
     const FIXED: usize = 96;
     match &event.kind {
         Some(Kind::Message(message)) => FIXED + message.text.len(),
+        Some(Kind::MessageEdited(edit)) => FIXED + edit.text.len(),
         Some(Kind::MembershipChanged(change)) => {
             FIXED + 18 * (change.added_user_ids.len() + change.removed_user_ids.len())
         }

@@ -46,6 +46,20 @@ fn hash_of<H: Digest>(change: &Change) -> blake2::digest::Output<H> {
             hasher.update(b"remove\0");
             hasher.update(user_id);
         }
+        Change::Edit { message_id, text } => {
+            hasher.update(b"edit\0");
+            hasher.update(message_id);
+            hasher.update(text);
+        }
+        Change::Delete { message_id } => {
+            hasher.update(b"delete\0");
+            hasher.update(message_id);
+        }
+        Change::React { message_id, reaction, removed } => {
+            hasher.update(if *removed { b"unreact\0".as_slice() } else { b"react\0" });
+            hasher.update(message_id);
+            hasher.update(reaction);
+        }
     }
     hasher.finalize()
 }
@@ -74,6 +88,11 @@ mod tests {
             Change::Title { title: "a".into() },
             Change::Add { user_ids: vec![user_id], is_keyed: true },
             Change::Remove { user_id },
+            Change::Edit { message_id: user_id, text: "a".into() },
+            Change::Edit { message_id: user_id, text: "b".into() },
+            Change::Delete { message_id: user_id },
+            Change::React { message_id: user_id, reaction: "a".into(), removed: false },
+            Change::React { message_id: user_id, reaction: "a".into(), removed: true },
         ];
         let hashes: std::collections::HashSet<_> = changes.iter().map(body_hash).collect();
         assert_eq!(hashes.len(), changes.len());

@@ -5,7 +5,9 @@ use crate::failure::Failure;
 use crate::limits::MEMBERS_NAMED_MAX;
 use proto::Uuid;
 use proto::error::ErrorCode;
-use proto::limits::{IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX, TITLE_BYTES_MAX};
+use proto::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_TEXT_BYTES_MAX, REACTION_BYTES_MAX, TITLE_BYTES_MAX,
+};
 
 /// A request for the conversation's next sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,21 @@ pub enum Change {
     },
     Remove {
         user_id: Uuid,
+    },
+    /// Another text for a message of the sender's own.
+    Edit {
+        message_id: Uuid,
+        text: String,
+    },
+    /// A message of the sender's own, or any in a conversation that the sender made.
+    Delete {
+        message_id: Uuid,
+    },
+    React {
+        message_id: Uuid,
+        reaction: String,
+        /// Takes it back.
+        removed: bool,
     },
 }
 
@@ -105,7 +122,25 @@ impl Change {
             Self::Add { user_ids, is_keyed } => {
                 Ok(Self::Add { user_ids: distinct(user_ids)?, is_keyed })
             }
-            Self::Remove { user_id } => Ok(Self::Remove { user_id }),
+            Self::Edit { message_id, text } => {
+                check_text(&text)?;
+                Ok(Self::Edit { message_id, text })
+            }
+            Self::React { message_id, reaction, removed } => {
+                check_reaction(&reaction)?;
+                Ok(Self::React { message_id, reaction, removed })
+            }
+            Self::Remove { .. } | Self::Delete { .. } => Ok(self),
+        }
+    }
+
+    /// The message that it is about, if it is about one.
+    pub fn about(&self) -> Option<Uuid> {
+        match self {
+            Self::Edit { message_id, .. }
+            | Self::Delete { message_id }
+            | Self::React { message_id, .. } => Some(*message_id),
+            _ => None,
         }
     }
 }
@@ -190,6 +225,17 @@ fn check_text(text: &str) -> Result<(), Failure> {
     check_nul("text", text)
 }
 
+fn check_reaction(reaction: &str) -> Result<(), Failure> {
+    if reaction.is_empty() {
+        return Err(Failure::invalid("reaction is empty; 1 byte or more is required"));
+    }
+    if reaction.chars().any(char::is_control) {
+        let message = "reaction holds a control character, which is not allowed";
+        return Err(Failure::invalid(message));
+    }
+    check_stored("reaction", reaction, REACTION_BYTES_MAX)
+}
+
 fn check_title(title: &str) -> Result<(), Failure> {
     check_stored("title", title, TITLE_BYTES_MAX)
 }
@@ -225,6 +271,24 @@ mod tests {
         assert_eq!(code(append("k", Change::Title { title })), ErrorCode::InvalidArgument);
         let add = Change::Add { user_ids: vec![], is_keyed: true };
         assert_eq!(code(append("k", add)), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn edits_and_reactions_are_bounded() {
+        let message_id = Uuid::from_u128(5);
+        let edit = |text: &str| append("k", Change::Edit { message_id, text: text.into() });
+        assert_eq!(code(edit("")), ErrorCode::InvalidArgument);
+        assert_eq!(code(edit(&"x".repeat(MESSAGE_TEXT_BYTES_MAX + 1))), ErrorCode::MessageTooLong);
+        assert!(edit(&"x".repeat(MESSAGE_TEXT_BYTES_MAX)).is_ok());
+        let react = |reaction: &str| {
+            let reaction = reaction.to_owned();
+            append("k", Change::React { message_id, reaction, removed: false })
+        };
+        assert!(react(&"x".repeat(REACTION_BYTES_MAX)).is_ok());
+        let error = react(&"x".repeat(REACTION_BYTES_MAX + 1)).unwrap_err();
+        assert_eq!(error.message, "reaction is 65 bytes; at most 64 are allowed");
+        assert_eq!(code(react("")), ErrorCode::InvalidArgument);
+        assert_eq!(code(react("a\nb")), ErrorCode::InvalidArgument);
     }
 
     #[test]

@@ -319,6 +319,7 @@ impl<S: Store> Batch<'_, S> {
         }
         self.connection.write_members(&plan.members)?;
         self.connection.write_events(&plan.events)?;
+        self.connection.write_texts(&plan.texts)?;
         reach(CHATD_AFTER_INSERT)?;
         Ok(plan)
     }
@@ -400,7 +401,9 @@ impl<S: Store> Batch<'_, S> {
         let conversations = conversations.collect();
         let asked = to_look_up(appends, &conversations, self.care.keys);
         let known = self.connection.known_keys(&asked)?;
-        Ok(plan(appends, Found { conversations, known }, self.now_us, self.new_id))
+        let targets = self.connection.targets(&about_messages(appends))?;
+        let found = Found { conversations, known, targets };
+        Ok(plan(appends, found, self.now_us, self.new_id))
     }
 }
 
@@ -420,6 +423,12 @@ fn to_look_up<'a>(
     };
     let indexed = appends.iter().enumerate().map(|(index, it)| (index, *it));
     indexed.filter(|(_, it)| all || !is_granted(it)).collect()
+}
+
+/// The requests that are about a message of the log, with their indexes.
+fn about_messages<'a>(appends: &[&'a Append]) -> Vec<(usize, &'a Append)> {
+    let indexed = appends.iter().enumerate().map(|(index, it)| (index, *it));
+    indexed.filter(|(_, it)| it.change.about().is_some()).collect()
 }
 
 /// What a batch's receipts are judged by.

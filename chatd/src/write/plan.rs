@@ -17,9 +17,14 @@ use proto::{Message, Uuid, topics};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+mod about;
+
 /// The `kind` column of the log.
 pub(crate) mod kind {
     pub(crate) const MESSAGE: i16 = 1;
+    pub(crate) const MESSAGE_EDITED: i16 = 2;
+    pub(crate) const MESSAGE_DELETED: i16 = 3;
+    pub(crate) const REACTION: i16 = 4;
     pub(crate) const MEMBERSHIP_CHANGED: i16 = 5;
     pub(crate) const SETTINGS_CHANGED: i16 = 6;
 }
@@ -42,12 +47,22 @@ pub struct Known {
     pub answer: Appended,
 }
 
+/// A message that a request is about, which its sender may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub sequence_number: u64,
+    pub sender_id: Uuid,
+    pub is_deleted: bool,
+}
+
 /// What the database knows about a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub conversations: HashMap<Uuid, Locked>,
     /// By the request's index in the batch.
     pub known: HashMap<usize, Known>,
+    /// By the request's index in the batch.
+    pub targets: HashMap<usize, Target>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +75,14 @@ pub struct EventRow<'a> {
     pub text: Option<&'a str>,
     pub details: Option<Vec<u8>>,
     pub created_at_us: u64,
+}
+
+/// What a message's text is from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextRow<'a> {
+    pub message_id: Uuid,
+    /// None: the message is deleted.
+    pub text: Option<&'a str>,
 }
 
 /// What is left of a membership after the batch; both set: joined and left within it.
@@ -85,6 +108,8 @@ pub struct Plan<'a> {
     /// One for each request, in order.
     pub answers: Vec<Result<Appended, Failure>>,
     pub events: Vec<EventRow<'a>>,
+    /// Texts of messages that are in the log, by conversation and sequence number.
+    pub texts: BTreeMap<(Uuid, u64), TextRow<'a>>,
     pub outbox: Vec<OutboxRow>,
     pub members: BTreeMap<(Uuid, Uuid), MemberChange>,
     /// Sorted, as locks are taken.
@@ -98,7 +123,7 @@ pub(crate) fn plan<'a>(
     now_us: u64,
     next_id: &mut dyn FnMut() -> Uuid,
 ) -> Plan<'a> {
-    let Found { conversations, known } = found;
+    let Found { conversations, known, targets } = found;
     let mut planner = Planner { conversations, now_us, next_id, plan: Plan::default() };
     let mut granted: HashMap<(Uuid, Uuid, &str), usize> = HashMap::with_capacity(appends.len());
     for (index, append) in appends.iter().enumerate() {
@@ -112,7 +137,7 @@ pub(crate) fn plan<'a>(
         };
         let answer = match before {
             Some((body_hash, answer)) => repeat(append, body_hash, answer),
-            None => planner.grant(append),
+            None => planner.grant(append, targets.get(&index)),
         };
         if answer.is_ok() {
             granted.entry(key).or_insert(index);
@@ -155,7 +180,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Planner<'a, '_> {
-    fn grant(&mut self, append: &'a Append) -> Result<Appended, Failure> {
+    fn grant(&mut self, append: &'a Append, target: Option<&Target>) -> Result<Appended, Failure> {
         if let Change::Create { title, member_ids } = &append.change {
             return self.create(append, title, member_ids);
         }
@@ -170,6 +195,9 @@ impl<'a> Planner<'a, '_> {
             Change::Title { title } => Ok(self.title(append, locked, title)),
             Change::Add { user_ids, is_keyed } => self.add(append, locked, user_ids, *is_keyed),
             Change::Remove { user_id } => self.remove(append, locked, user_id),
+            Change::Edit { .. } | Change::Delete { .. } | Change::React { .. } => {
+                self.about(append, locked, target)
+            }
             Change::Create { .. } => Err(Failure::invalid("the conversation exists")),
         }
     }
@@ -325,7 +353,7 @@ impl<'a> Planner<'a, '_> {
         // A conversation's times never go back, whatever the clock does.
         locked.last_event_at_us = locked.last_event_at_us.max(self.now_us);
         let answer = Appended {
-            message_id: entry.message_id,
+            message_id: entry.message_id.filter(|_| entry.kind == kind::MESSAGE),
             sequence_number: locked.last_sequence_number,
             message_number: locked.last_message_number,
             created_at_us: locked.last_event_at_us,

@@ -7,6 +7,9 @@ use proto::limits::INLINE_RECIPIENTS_MAX;
 use proto::record::RecordHeaders;
 use std::collections::HashSet;
 
+#[path = "plan_about_tests.rs"]
+mod about;
+
 const NOW_US: u64 = 1_700_000_000_000_000;
 
 fn id(number: u128) -> Uuid {
@@ -39,7 +42,7 @@ fn locked(members: &[u128]) -> Locked {
 }
 
 fn found(members: &[u128]) -> Found {
-    Found { conversations: HashMap::from([(id(1), locked(members))]), known: HashMap::new() }
+    Found { conversations: HashMap::from([(id(1), locked(members))]), ..Found::default() }
 }
 
 fn planned<'a>(appends: &'a [Append], found: Found) -> Plan<'a> {
@@ -182,7 +185,7 @@ fn others_are_removed_by_the_creator_or_once_it_is_gone_by_anybody() {
     assert_eq!(codes(&planned(&[remove(1, 9)], found(&[1, 2, 3]))), [Some(ErrorCode::NotFound)]);
     let orphaned = Found {
         conversations: HashMap::from([(id(1), Locked { created_by: id(8), ..locked(&[1, 2, 3]) })]),
-        known: HashMap::new(),
+        ..Found::default()
     };
     assert_eq!(codes(&planned(&[remove(2, 3)], orphaned)), [None]);
 }
@@ -242,7 +245,7 @@ fn times_never_go_back_and_direct_messages_are_urgent() {
     let ahead = Locked { last_event_at_us: NOW_US + 99, ..locked(&[1, 2]) };
     let conversations = HashMap::from([(id(1), ahead), (id(2), locked(&[1, 2, 3]))]);
     let appends = [message(1, 1, "a", "x"), message(2, 1, "a", "y")];
-    let plan = planned(&appends, Found { conversations, known: HashMap::new() });
+    let plan = planned(&appends, Found { conversations, ..Found::default() });
     assert_eq!(plan.answers[0].as_ref().unwrap().created_at_us, NOW_US + 99);
     assert_eq!(plan.answers[1].as_ref().unwrap().created_at_us, NOW_US);
     let priorities: Vec<_> = plan.outbox.iter().map(|it| decoded(it).1.priority()).collect();
@@ -265,7 +268,11 @@ impl Model {
             let key = (append.conversation_id, append.sender_id, append.key.clone());
             Some((index, self.keys.get(&key)?.clone()))
         });
-        let found = Found { conversations: self.conversations.clone(), known: known.collect() };
+        let found = Found {
+            conversations: self.conversations.clone(),
+            known: known.collect(),
+            targets: HashMap::new(),
+        };
         let mut next_id = || Uuid::from_u128(random.u128(..));
         let plan = plan(&appends.iter().collect::<Vec<_>>(), found, NOW_US, &mut next_id);
         assert_eq!(plan.answers.len(), appends.len());

@@ -6,7 +6,7 @@
 use super::audience::Audience;
 use super::columns::{EventColumns, OutboxColumns};
 use super::command::{Append, Appended};
-use super::plan::{EventRow, Known, MemberChange, Plan};
+use super::plan::{EventRow, Known, MemberChange, Plan, kind};
 use super::receipts::{Cursor, CursorKey};
 use super::record::OutboxRow;
 use crate::db::{Connection, CopyRows, Query, signed, unsigned};
@@ -227,7 +227,10 @@ pub(super) fn known_keys(
         let ordinal = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).saturating_sub(1);
         let (index, _) = asked[ordinal];
         let answer = Appended {
-            message_id: row.get(3),
+            // Other kinds have the message there that they are about.
+            message_id: row
+                .get::<_, Option<Uuid>>(3)
+                .filter(|_| row.get::<_, i16>(2) == kind::MESSAGE),
             sequence_number: unsigned(row.get(4)),
             message_number: unsigned(row.get(5)),
             created_at_us: unsigned(row.get(6)),

@@ -5,7 +5,8 @@ use super::alone::append_alone;
 use super::audience::Audience;
 use super::command::Append;
 use super::engine::CommitError;
-use super::plan::{EventRow, Known, MemberChange, Plan};
+use super::messages;
+use super::plan::{EventRow, Known, MemberChange, Plan, Target, TextRow, kind};
 use super::receipts::{Cursor, CursorKey, Standing};
 use super::record::OutboxRow;
 use super::statements::{self as sql, ConversationState, Moved};
@@ -49,6 +50,13 @@ pub trait Store {
         asked: &[(usize, &Append)],
     ) -> Result<HashMap<usize, Known>, CommitError>;
 
+    /// The messages that requests are about, as far as their senders may see them; each of `asked` comes
+    /// with its index in the batch, and its message under that.
+    fn targets(
+        &mut self,
+        asked: &[(usize, &Append)],
+    ) -> Result<HashMap<usize, Target>, CommitError>;
+
     /// Writes a plan's conversations; false if one of them is not as planned.
     fn write_conversations(&mut self, plan: &Plan<'_>) -> Result<bool, CommitError>;
 
@@ -60,6 +68,12 @@ pub trait Store {
 
     /// Writes rows of the log.
     fn write_events(&mut self, events: &[EventRow<'_>]) -> Result<(), CommitError>;
+
+    /// Gives messages of the log other texts; of those that are deleted, their edits lose theirs, too.
+    fn write_texts(
+        &mut self,
+        texts: &BTreeMap<(Uuid, u64), TextRow<'_>>,
+    ) -> Result<(), CommitError>;
 
     /// Moves cursors forward; what is given back moved.
     fn write_receipts(
@@ -167,6 +181,13 @@ impl Store for Connection {
         Ok(sql::known_keys(self, asked)?)
     }
 
+    fn targets(
+        &mut self,
+        asked: &[(usize, &Append)],
+    ) -> Result<HashMap<usize, Target>, CommitError> {
+        Ok(messages::targets(self, asked)?)
+    }
+
     fn write_conversations(&mut self, plan: &Plan<'_>) -> Result<bool, CommitError> {
         Ok(sql::write_conversations(self, plan)?)
     }
@@ -180,6 +201,13 @@ impl Store for Connection {
 
     fn write_events(&mut self, events: &[EventRow<'_>]) -> Result<(), CommitError> {
         Ok(sql::write_events(self, events)?)
+    }
+
+    fn write_texts(
+        &mut self,
+        texts: &BTreeMap<(Uuid, u64), TextRow<'_>>,
+    ) -> Result<(), CommitError> {
+        Ok(messages::write_texts(self, texts)?)
     }
 
     fn write_receipts(
@@ -233,7 +261,7 @@ impl Source for Postgres {
         let metrics = self.settings.metrics();
         let rows = plan.outbox.iter().chain(told);
         metrics.committed(rows.map(|it| (it.topic, &it.key)));
-        let messages = plan.events.iter().filter(|it| it.message_id.is_some()).count() as u64;
+        let messages = plan.events.iter().filter(|it| it.kind == kind::MESSAGE).count() as u64;
         let others = plan.events.len() as u64 - messages;
         for (kind, count) in [("message", messages), ("other", others)] {
             if count > 0 {

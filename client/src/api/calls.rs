@@ -268,6 +268,56 @@ impl Api {
         self.call(&Call::get(target).with(token))
     }
 
+    /// Gives a message of one's own another text.
+    ///
+    /// # Errors
+    /// `not_a_member`, `forbidden` for somebody else's message, `not_found` for one that is deleted or that
+    /// one may not see, `message_too_long`, `idempotency_key_conflict`.
+    pub fn edit_message(
+        &self,
+        token: &str,
+        (conversation, message): (Uuid, Uuid),
+        text: &str,
+        key: &str,
+    ) -> Result<Changed, ApiError> {
+        let target = format!("/v1/conversations/{conversation}/messages/{message}");
+        let body = json!({ "text": text, "idempotency_key": key });
+        self.call(&Call::new(Method::PATCH, target, &body).with(token).safe())
+    }
+
+    /// Deletes a message of one's own, or any in a conversation that one made.
+    ///
+    /// # Errors
+    /// As [`Self::edit_message`].
+    pub fn delete_message(
+        &self,
+        token: &str,
+        (conversation, message): (Uuid, Uuid),
+        key: &str,
+    ) -> Result<Changed, ApiError> {
+        let target = format!("/v1/conversations/{conversation}/messages/{message}");
+        // Keys are chosen by people, too: no query that would have to be escaped.
+        let body = json!({ "idempotency_key": key });
+        self.call(&Call::new(Method::DELETE, target, &body).with(token).safe())
+    }
+
+    /// Adds a reaction to a message, or takes it back.
+    ///
+    /// # Errors
+    /// `not_a_member`, `not_found` for a message that is deleted or that one may not see, `invalid_argument`,
+    /// `idempotency_key_conflict`.
+    pub fn react(
+        &self,
+        token: &str,
+        (conversation, message): (Uuid, Uuid),
+        (reaction, removed): (&str, bool),
+        key: &str,
+    ) -> Result<Changed, ApiError> {
+        let target = format!("/v1/conversations/{conversation}/messages/{message}/reactions");
+        let body = json!({ "reaction": reaction, "removed": removed, "idempotency_key": key });
+        self.call(&Call::post(target, &body).with(token).safe())
+    }
+
     /// Sends a message by HTTP, for programs that keep no session.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! The tables, as far as the path needs them, and their changes.
 
-use chatd::rules::{Appended, ConversationState, Known, Membership, Range};
+use chatd::rules::{Append, Appended, ConversationState, Known, Membership, Range, Target};
 use proto::Uuid;
 use proto::client::Event;
+use proto::client::event::Kind;
 use relay::lease::Shard;
 use relay::rules::Record;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,19 @@ pub(crate) struct Logged {
     pub(crate) text: Option<String>,
 }
 
+impl Logged {
+    fn is_message(&self) -> bool {
+        matches!(self.event.kind, Some(Kind::Message(_)))
+    }
+
+    fn set_text(&mut self, text: Option<String>) {
+        if let Some(Kind::Message(message)) = &mut self.event.kind {
+            message.text = text.clone().unwrap_or_default();
+        }
+        self.text = text;
+    }
+}
+
 /// How far a device has come: delivered and read.
 pub(crate) type Cursors = (u64, u64);
 
@@ -39,6 +53,12 @@ pub(crate) enum Change {
         conversation: Uuid,
         sequence_number: u64,
         logged: Box<Logged>,
+    },
+    /// A message's text from now on; nothing: it is deleted.
+    Text {
+        conversation: Uuid,
+        sequence_number: u64,
+        text: Option<String>,
     },
     Receipt {
         key: (Uuid, Uuid, Uuid),
@@ -78,6 +98,11 @@ impl State {
                 self.keys.insert(key, *sequence_number);
                 self.log.insert((*conversation, *sequence_number), (**logged).clone());
             }
+            Change::Text { conversation, sequence_number, text } => {
+                if let Some(logged) = self.log.get_mut(&(*conversation, *sequence_number)) {
+                    logged.set_text(text.clone());
+                }
+            }
             Change::Receipt { key, cursors } => {
                 self.receipts.insert(*key, *cursors);
             }
@@ -114,12 +139,28 @@ impl State {
         rows.map(|(_, logged)| logged.event.clone()).collect()
     }
 
+    /// The message that a request is about, if its sender may see it.
+    pub(crate) fn target(&self, append: &Append) -> Option<Target> {
+        let conversation = append.conversation_id;
+        let (joined, left) = self.members.get(&(conversation, append.sender_id))?;
+        let mut rows = self.log.range((conversation, *joined)..=(conversation, u64::MAX));
+        let about = append.change.about();
+        let (key, logged) = rows
+            .find(|(_, it)| it.message_id == about && it.is_message())
+            .filter(|_| left.is_none())?;
+        Some(Target {
+            sequence_number: key.1,
+            sender_id: logged.sender,
+            is_deleted: logged.text.is_none(),
+        })
+    }
+
     /// The first answer of a key.
     pub(crate) fn known(&self, conversation: Uuid, sender: Uuid, key: &str) -> Option<Known> {
         let sequence_number = *self.keys.get(&(conversation, sender, key.to_owned()))?;
         let logged = self.log.get(&(conversation, sequence_number))?;
         let answer = Appended {
-            message_id: logged.message_id,
+            message_id: logged.message_id.filter(|_| logged.is_message()),
             sequence_number,
             message_number: logged.message_number,
             created_at_us: logged.event.created_at_us,

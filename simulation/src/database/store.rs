@@ -6,7 +6,8 @@ use crate::bugs::Bug;
 use crate::limits::STATEMENT_FAULT_PERMILLE;
 use chatd::rules::{
     Append, Audience, Audiences, CommitError, ConversationState, Counting, Cursor, CursorKey,
-    EventRow, Known, MemberChange, Moved, OutboxRow, Plan, Source, Standing, Store,
+    EventRow, Known, MemberChange, Moved, OutboxRow, Plan, Source, Standing, Store, Target,
+    TextRow,
 };
 use proto::client::{ServerFrame, server_frame};
 use proto::{Message, Uuid};
@@ -188,6 +189,20 @@ impl Store for Connection {
         })
     }
 
+    fn targets(
+        &mut self,
+        asked: &[(usize, &Append)],
+    ) -> Result<HashMap<usize, Target>, CommitError> {
+        if asked.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.statement(|database| {
+            let target =
+                |(index, it): &(usize, &Append)| Some((*index, database.state.target(it)?));
+            asked.iter().filter_map(target).collect()
+        })
+    }
+
     fn write_conversations(&mut self, plan: &Plan<'_>) -> Result<bool, CommitError> {
         self.write_rows(plan)
     }
@@ -233,6 +248,20 @@ impl Store for Connection {
                 conversation: row.append.conversation_id,
                 sequence_number: row.sequence_number,
                 logged: Box::new(logged),
+            });
+        }
+        Ok(())
+    }
+
+    fn write_texts(
+        &mut self,
+        texts: &BTreeMap<(Uuid, u64), TextRow<'_>>,
+    ) -> Result<(), CommitError> {
+        for ((conversation, sequence_number), row) in texts {
+            self.writes.push(Change::Text {
+                conversation: *conversation,
+                sequence_number: *sequence_number,
+                text: row.text.map(str::to_owned),
             });
         }
         Ok(())

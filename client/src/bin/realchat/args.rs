@@ -52,6 +52,12 @@ pub(crate) enum Command {
     },
     /// Sends a message and waits until it is durable.
     Send(Send),
+    /// Gives a message of yours another text.
+    Edit(Edit),
+    /// Deletes a message of yours, or any in a conversation that you made.
+    Delete(Delete),
+    /// Reacts to a message, or takes that back.
+    React(React),
     /// Shows events as they come, without gaps and once each.
     Tail(Tail),
     /// Shows a page of a conversation's log.
@@ -172,6 +178,45 @@ pub(crate) struct Send {
     pub(crate) text: String,
     /// The idempotency key: the same key in the same conversation is the same message. If not given,
     /// a fresh one.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Edit {
+    #[command(flatten)]
+    pub(crate) about: About,
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) about: About,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct React {
+    #[command(flatten)]
+    pub(crate) about: About,
+    /// An emoji, or a short word.
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) reaction: String,
+    /// Takes it back.
+    #[arg(long)]
+    pub(crate) remove: bool,
+}
+
+/// A message, and the request's key.
+#[derive(Debug, Args)]
+pub(crate) struct About {
+    #[arg(value_name = "CONV")]
+    pub(crate) conversation: Uuid,
+    #[arg(value_name = "MESSAGE_ID")]
+    pub(crate) message: Uuid,
+    /// The idempotency key: the same key in the same conversation is the same change. If not given, a
+    /// fresh one.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) key: Option<String>,
 }

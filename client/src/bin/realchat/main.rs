@@ -3,6 +3,7 @@
 mod account;
 mod args;
 mod bot;
+mod changes;
 mod context;
 mod conversations;
 mod dlq;
@@ -50,6 +51,9 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Mute(mute) => conversations::mute(context, mute),
         Command::Presence { names } => conversations::presence(context, names),
         Command::Send(send) => messages::send(context, send),
+        Command::Edit(edit) => changes::edit(context, edit),
+        Command::Delete(delete) => changes::delete(context, delete),
+        Command::React(react) => changes::react(context, react),
         Command::History(history) => messages::history(context, history),
         Command::Trace { message } => messages::trace(context, *message),
         Command::Dlq(dlq) => dlq::run(dlq),

@@ -29,6 +29,9 @@ pub(crate) struct Row {
     removed: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reaction: Option<String>,
+    /// The reaction was taken back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_removed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered_sequence_number: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +63,7 @@ impl Row {
             added: Vec::new(),
             removed: Vec::new(),
             reaction: None,
+            is_removed: false,
             delivered_sequence_number: None,
             read_sequence_number: None,
             counts: Vec::new(),
@@ -92,6 +96,7 @@ impl Row {
                 self.kind = "reaction";
                 self.message_id = Some(id(&reaction.message_id));
                 self.reaction = Some(reaction.reaction.clone());
+                self.is_removed = reaction.removed;
             }
             Kind::MembershipChanged(change) => {
                 self.kind = "membership_changed";
@@ -143,6 +148,9 @@ impl Row {
         }
         if let Some(told) = self.title.as_ref().or(self.reaction.as_ref()) {
             what.clone_from(told);
+        }
+        if self.is_removed {
+            what = format!("no longer {what}");
         }
         if let Some(reach) = self.reach() {
             what = reach;
