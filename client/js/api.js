@@ -195,6 +195,43 @@ export class Api {
   }
 
   /**
+   * Another text for a message of one's own. The key as in `addMembers`.
+   * @param {string} conversationId
+   * @param {string} messageId
+   * @param {string} text
+   * @param {string} [key] the idempotency key
+   * @returns {Promise<{ sequence_number: number }>}
+   */
+  editMessage(conversationId, messageId, text, key = randomId()) {
+    const body = { text, idempotency_key: key };
+    return this.#signed("PATCH", `/v1/conversations/${conversationId}/messages/${messageId}`, body);
+  }
+
+  /**
+   * One's own, or any in a conversation that one made. The key as in `addMembers`.
+   * @param {string} conversationId
+   * @param {string} messageId
+   * @param {string} [key] the idempotency key
+   * @returns {Promise<{ sequence_number: number }>}
+   */
+  deleteMessage(conversationId, messageId, key = randomId()) {
+    const query = search({ idempotency_key: key });
+    return this.#signed("DELETE", `/v1/conversations/${conversationId}/messages/${messageId}${query}`);
+  }
+
+  /**
+   * Adds a reaction, or takes it back. The key as in `addMembers`.
+   * @param {string} conversationId
+   * @param {string} messageId
+   * @param {{ reaction: string, removed?: boolean, idempotency_key?: string }} what
+   * @returns {Promise<{ sequence_number: number }>}
+   */
+  react(conversationId, messageId, what) {
+    const body = { idempotency_key: randomId(), ...what };
+    return this.#signed("POST", `/v1/conversations/${conversationId}/messages/${messageId}/reactions`, body);
+  }
+
+  /**
    * A page of the log, ascending; without `before` and `after` the newest.
    * @param {string} conversationId
    * @param {{ before?: number, after?: number, limit?: number }} [page]

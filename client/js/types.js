@@ -7,6 +7,7 @@
  * @typedef {{ message_id: string, message_number: number, text: string }} Message
  * @typedef {{ message_id: string, text: string }} MessageEdited
  * @typedef {{ message_id: string }} MessageDeleted
+ * @typedef {{ message_id: string, reaction: string, removed: boolean }} Reaction
  * @typedef {{ added_user_ids: string[], removed_user_ids: string[], created: boolean }} MembershipChanged
  * @typedef {{ title: string }} SettingsChanged
  * @typedef {{ user_id: string, device_id: string, delivered_sequence_number: number,
@@ -23,7 +24,7 @@
  * @typedef {{
  *   conversation_id: string, sequence_number: number, created_at_us: number, sender_id: string,
  *   message?: Message, message_edited?: MessageEdited, message_deleted?: MessageDeleted,
- *   membership_changed?: MembershipChanged, settings_changed?: SettingsChanged, receipt?: Receipt,
+ *   reaction?: Reaction, membership_changed?: MembershipChanged, settings_changed?: SettingsChanged, receipt?: Receipt,
  *   profile_updated?: ProfileUpdated, typing_changed?: TypingChanged,
  *   presence_changed?: PresenceChanged, receipt_summary?: ReceiptSummary
  * }} Event

@@ -3,6 +3,7 @@ import { composer } from "./composer.js";
 import { fill, h, iconButton, reconcile } from "./dom.js";
 import { listed, presenceLabel } from "./format.js";
 import { lineRow } from "./lines-view.js";
+import { messageDialog } from "./message-dialog.js";
 import { conversationAvatar } from "./parts.js";
 import { lines } from "./timeline.js";
 
@@ -134,6 +135,8 @@ export function chatView({ model, onBack, onDetails, onNew }) {
       group: model.other(conversation) === null,
       onRetry: (/** @type {string} */ key) => model.chat.retry(key),
       onDiscard: (/** @type {string} */ key) => model.chat.discard(key),
+      onMore: (/** @type {import("./timeline.js").MessageLine} */ line) => messageDialog(model, conversation, line),
+      onReact: react,
     };
     reconcile(list, rows.map((line) => lineRow(line, options)));
     updateTop(conversation);
@@ -144,6 +147,20 @@ export function chatView({ model, onBack, onDetails, onNew }) {
     if (end) toEnd("instant");
     else if (first !== list.firstElementChild) scroll.scrollTop = scroll.scrollHeight - fromEnd;
     markRead();
+  }
+
+  /**
+   * @param {import("./timeline.js").MessageLine} line
+   * @param {string} reaction
+   * @param {boolean} removed
+   */
+  async function react(line, reaction, removed) {
+    if (!open) return;
+    try {
+      await model.chat.api.react(open.id, line.messageId, { reaction, removed });
+    } catch (error) {
+      top.textContent = error instanceof Error ? error.message : String(error);
+    }
   }
 
   /** @param {Conversation} conversation */

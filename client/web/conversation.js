@@ -19,10 +19,13 @@ export class Conversation {
   first = null;
   /** There is nothing before `first`. */
   atStart = false;
-  /** @type {Map<string, string>} a message's text after its last edit */
+  /** @type {Map<string, { at: number, text: string }>} a message's last edit, and its sequence number */
   edits = new Map();
   /** @type {Set<string>} */
   deleted = new Set();
+  /** Who reacts to a message how: the last word of each user, with its sequence number.
+   * @type {Map<string, Map<string, { at: number, userId: string, reaction: string, removed: boolean }>>} */
+  reactions = new Map();
   /** @type {Map<string, { delivered: number, read: number }>} by user */
   receipts = new Map();
   /** Of a large conversation: how many members have come so far, by sequence number.
@@ -227,10 +230,43 @@ export class Conversation {
       .sort((a, b) => a.sequence_number - b.sequence_number);
   }
 
-  /** @param {Event} event */
-  #note({ message_edited: edited, message_deleted: deleted }) {
-    if (edited) this.edits.set(edited.message_id, edited.text);
-    if (deleted) this.deleted.add(deleted.message_id);
+  /**
+   * Who reacts to a message, by reaction, in the order of the reactions' coming.
+   * @param {string} messageId
+   * @returns {{ reaction: string, userIds: string[] }[]}
+   */
+  reactionsTo(messageId) {
+    /** @type {Map<string, string[]>} */
+    const found = new Map();
+    const words = [...(this.reactions.get(messageId)?.values() ?? [])].sort((a, b) => a.at - b.at);
+    for (const { userId, reaction, removed } of words) {
+      if (!removed) found.set(reaction, [...(found.get(reaction) ?? []), userId]);
+    }
+    return [...found].map(([reaction, userIds]) => ({ reaction, userIds }));
+  }
+
+  /** Pages of history come newest first: what is known already may be later. @param {Event} event */
+  #note({ sequence_number: at, sender_id: userId, message_edited: edited, message_deleted: deleted, reaction: word }) {
+    if (edited && at > (this.edits.get(edited.message_id)?.at ?? 0)) {
+      this.edits.set(edited.message_id, { at, text: edited.text });
+      if (this.#isLast(edited.message_id)) this.lastMessage = { .../** @type {LastMessage} */ (this.lastMessage), text: edited.text };
+    }
+    if (deleted) {
+      this.deleted.add(deleted.message_id);
+      if (this.#isLast(deleted.message_id)) this.lastMessage = { .../** @type {LastMessage} */ (this.lastMessage), text: "" };
+    }
+    if (word) {
+      const words = this.reactions.get(word.message_id) ?? new Map();
+      const key = `${userId} ${word.reaction}`;
+      if (at > (words.get(key)?.at ?? 0)) words.set(key, { at, userId, reaction: word.reaction, removed: word.removed });
+      this.reactions.set(word.message_id, words);
+    }
+  }
+
+  /** @param {string} messageId */
+  #isLast(messageId) {
+    const last = this.lastMessage && this.events.get(this.lastMessage.sequence_number);
+    return last?.message?.message_id === messageId;
   }
 
   /**

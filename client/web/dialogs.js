@@ -14,7 +14,7 @@ import { setTheme, theme } from "./theme.js";
  * @param {string} title
  * @param {...(Node | string | false)} content
  */
-function openDialog(title, ...content) {
+export function openDialog(title, ...content) {
   const dialog = h("dialog", { "aria-labelledby": "dialog-title" });
   const close = () => dialog.close();
   fill(

@@ -1,5 +1,5 @@
 /** How the lines of a timeline look. */
-import { h, icon } from "./dom.js";
+import { h, icon, iconButton } from "./dom.js";
 import { clock, fullTime, isEmojiOnly, withLinks } from "./format.js";
 import { avatar } from "./parts.js";
 
@@ -12,6 +12,8 @@ import { avatar } from "./parts.js";
  * @property {boolean} group with more than two people, so that senders are named
  * @property {(outboxKey: string) => void} onRetry
  * @property {(outboxKey: string) => void} onDiscard
+ * @property {(line: MessageLine) => void} onMore
+ * @property {(line: MessageLine, reaction: string, removed: boolean) => void} onReact
  */
 
 /**
@@ -62,6 +64,15 @@ function messageElement(line, name, options) {
         "div", { class: "bubble" },
         h("span", { class: "visually-hidden" }, line.own ? "You: " : `${name}: `),
         text, meta(line),
+        line.messageId && !line.deleted
+          && iconButton("more", line.own ? "React, edit or delete" : "React", () => options.onMore(line), "actions"),
+      ),
+      line.reactions.length > 0 && !line.deleted && h(
+        "div", { class: "reactions" },
+        ...line.reactions.map(({ reaction, own, count, names }) => h("button", {
+          type: "button", "aria-pressed": String(own), title: names, "aria-label": `${reaction} by ${names}`,
+          onclick: () => options.onReact(line, reaction, own),
+        }, count > 1 ? `${reaction} ${count}` : reaction)),
       ),
       line.readBy && h("p", { class: "read-by" }, line.readBy),
       failed && h(

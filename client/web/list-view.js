@@ -128,7 +128,8 @@ function previewText(model, conversation) {
   if (pending) return `${pending.state === "failed" ? "Not sent" : "You"}: ${oneLine(pending.text)}`;
   const message = conversation.lastMessage;
   if (!message) return "No messages yet";
-  const text = oneLine(message.text);
+  // Only a deleted message has no text.
+  const text = oneLine(message.text) || "Message deleted";
   if (message.sender_id === model.me.user_id) return `You: ${text}`;
   return model.other(conversation) ? text : `${model.name(message.sender_id).split(" ")[0]}: ${text}`;
 }

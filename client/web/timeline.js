@@ -20,7 +20,9 @@ const GROUP_US = 5 * 60 * 1_000_000;
  * @property {boolean} last of its group
  * @property {string} text
  * @property {boolean} edited
+ * @property {string} messageId empty before it is sent
  * @property {boolean} deleted
+ * @property {{ reaction: string, own: boolean, count: number, names: string }[]} reactions
  * @property {number} atUs
  * @property {Mark} mark
  * @property {string} detail who has read it, or why it failed
@@ -96,8 +98,12 @@ function messageLine(event, message, conversation, me, name) {
     own,
     first: true,
     last: true,
-    text: edit ?? message.text,
+    messageId: message.message_id,
+    text: edit?.text ?? message.text,
     edited: edit !== undefined,
+    reactions: conversation.reactionsTo(message.message_id).map(({ reaction, userIds }) => ({
+      reaction, own: userIds.includes(me), count: userIds.length, names: listed(userIds.map(name), 8),
+    })),
     deleted: conversation.deleted.has(message.message_id),
     atUs: event.created_at_us,
     mark: !own ? "" : read > 0 ? "read" : delivered > 0 ? "delivered" : "sent",
@@ -128,8 +134,10 @@ function pendingLine(item, me) {
     own: true,
     first: true,
     last: true,
+    messageId: "",
     text: item.text,
     edited: false,
+    reactions: [],
     deleted: false,
     atUs: item.createdAtMs * 1000,
     mark: failed ? "failed" : sent ? "sent" : "pending",

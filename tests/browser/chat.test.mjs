@@ -93,6 +93,31 @@ test("one starts a conversation, both chat, and see each other's presence, typin
   assert.deepEqual(await texts(ann.page), await texts(ben.page));
 });
 
+test("messages are edited, reacted to and deleted, and the other sees it at once", async () => {
+  await say(ann.page, "Meet at nien");
+  const act = async (page, text) => {
+    await message(page, text).hover();
+    await message(page, text).locator(".actions").click();
+  };
+  await act(ann.page, "Meet at nien");
+  await ann.page.getByLabel("Text", { exact: true }).fill("Meet at nine");
+  await ann.page.getByRole("button", { name: "Save" }).click();
+  await message(ben.page, "Meet at nine").locator(".meta", { hasText: "edited" }).waitFor();
+  await act(ben.page, "Meet at nine");
+  await ben.page.getByRole("button", { name: "React with 👍" }).click();
+  const chip = message(ann.page, "Meet at nine").locator(".reactions button");
+  await chip.waitFor();
+  await shot(ann.page, "reaction");
+  await chip.click();
+  await message(ben.page, "Meet at nine").locator(".reactions button", { hasText: "👍 2" }).waitFor();
+  await chip.click();
+  await message(ben.page, "Meet at nine").locator(".reactions button", { hasText: /^👍$/ }).waitFor();
+  await act(ann.page, "Meet at nine");
+  await ann.page.getByRole("button", { name: "Delete message" }).click();
+  await message(ben.page, "Message deleted").waitFor();
+  assert.equal(await message(ben.page, "Meet at nine").count(), 0);
+});
+
 test("a long history scrolls back to its beginning, without a hole and in order", async () => {
   const eve = await register("eve", "Eve Example");
   const fay = await register("fay", "Fay Example");

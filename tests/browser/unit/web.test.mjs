@@ -131,3 +131,27 @@ test("names, addresses and emoji are read as people mean them", () => {
   assert.ok(isEmojiOnly("🎉") && isEmojiOnly("👍🏽 👩‍👩‍👧") && !isEmojiOnly("12") && !isEmojiOnly("ok 🎉") && !isEmojiOnly("🎉🎉🎉🎉"));
   assert.equal(presenceLabel({ online: false, lastSeenUs: 60_000_000 * 10 }, 60_000 * 15), "Last seen 5 min ago");
 });
+
+test("edits, deletions and reactions are shown as they stand, in whatever order pages come", () => {
+  const about = (sequence, sender, more) => ({
+    conversation_id: "c", sequence_number: sequence, created_at_us: sequence * MINUTE, sender_id: sender, ...more,
+  });
+  const edit = (sequence, id, text) => about(sequence, "bob", { message_edited: { message_id: id, text } });
+  const react = (sequence, sender, reaction, removed = false) =>
+    about(sequence, sender, { reaction: { message_id: "m1", reaction, removed } });
+  const conversation = new Conversation(summary({ last_sequence_number: 8 }), "me");
+  // The newest page first.
+  conversation.addHistory([edit(6, "m1", "third"), react(7, "me", "👍"), react(8, "bob", "❤️", true)], 3);
+  conversation.addHistory([react(3, "bob", "❤️"), react(4, "bob", "👍"), edit(5, "m1", "second")], 3);
+  conversation.addHistory([message(1, "bob", MINUTE, "third"), message(2, "bob")], 3);
+  const [first, second] = show(conversation).filter((line) => line.kind === "message");
+  assert.deepEqual([first.text, first.edited, second.edited], ["third", true, false]);
+  assert.deepEqual(first.reactions, [{ reaction: "👍", own: true, count: 2, names: "bob and me" }]);
+  conversation.push(message(9, "bob"), "me");
+  conversation.push(edit(10, "m9", "last"), "me");
+  assert.equal(conversation.lastMessage.text, "last");
+  conversation.push(about(11, "bob", { message_deleted: { message_id: "m9" } }), "me");
+  assert.equal(conversation.lastMessage.text, "");
+  assert.ok(show(conversation).at(-1).deleted);
+  assert.equal(conversation.unread, 1);
+});
