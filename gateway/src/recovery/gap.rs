@@ -112,6 +112,10 @@ impl<T> GapBuffer<T> {
                 dropped.push(event);
                 continue;
             }
+            if std::mem::take(&mut verdict.reset) && is_beginning(&event) {
+                // Who had left when the answer was given has joined again since then.
+                verdict.complete_to_sequence_number = sequence_number - 1;
+            }
             // The event is sent. Whatever is missing before it is the client's to heal.
             if sequence_number == reach(verdict) + 1 && verdict.gap_to_sequence_number == 0 {
                 verdict.complete_to_sequence_number = sequence_number;
@@ -125,6 +129,7 @@ impl<T> GapBuffer<T> {
             // Nobody knows any more whether the first of them was the beginning.
             let verdict = verdict_of(&mut verdicts, conversation, || 0);
             if to > reach(verdict) {
+                verdict.reset = false;
                 if verdict.gap_to_sequence_number == 0 {
                     verdict.gap_from_sequence_number = verdict.complete_to_sequence_number + 1;
                 }
@@ -222,6 +227,20 @@ mod tests {
         let merged = waiting.merge(vec![verdict(A, 3, (0, 0))], |_| false);
         assert_eq!(merged.live, [7, 8]);
         assert_eq!(merged.verdicts, [verdict(A, 3, (0, 0)), verdict(B, 0, (1, 6))]);
+    }
+
+    #[test]
+    fn a_conversation_that_was_joined_again_meanwhile_is_not_reset() {
+        let reset = |complete| Verdict { reset: true, ..verdict(A, complete, (0, 0)) };
+        let merged = buffer(&[(A, 10), (A, 11)]).merge(vec![reset(8)], |_| true);
+        assert_eq!(merged.live, [10, 11]);
+        assert_eq!(merged.verdicts, [verdict(A, 11, (0, 0))]);
+        // Its beginning was not among what came.
+        let merged = buffer(&[(A, 11)]).merge(vec![reset(8)], |_| false);
+        assert_eq!(merged.verdicts, [verdict(A, 8, (9, 10))]);
+        // The leaving itself, which the answer has.
+        let merged = buffer(&[(A, 8)]).merge(vec![reset(8)], |_| false);
+        assert_eq!((merged.dropped, merged.verdicts), (vec![8], vec![reset(8)]));
     }
 
     #[test]
