@@ -21,12 +21,14 @@ pub enum Bug {
     StopsAtPoison,
     /// A writer takes those who left for members.
     NeverLeaves,
+    /// A writer logs an edit and leaves the message as it is.
+    LosesEdits,
     /// presenced announces nobody as offline.
     NeverOffline,
 }
 
 /// Every defect.
-pub const ALL: [Bug; 10] = [
+pub const ALL: [Bug; 11] = [
     Bug::CommitBeforeEnqueue,
     Bug::MarkBeforeAcknowledgement,
     Bug::AsynchronousCommit,
@@ -36,5 +38,6 @@ pub const ALL: [Bug; 10] = [
     Bug::BlindResume,
     Bug::StopsAtPoison,
     Bug::NeverLeaves,
+    Bug::LosesEdits,
     Bug::NeverOffline,
 ];

@@ -189,9 +189,9 @@ impl Bus {
         self.after(to, delay_us, event);
     }
 
-    /// The next event that somebody is there for; nothing when all is over.
+    /// The next event that somebody is there for; nothing when all is over, or it takes too many.
     pub(crate) fn next(&mut self) -> Option<(Process, Event)> {
-        loop {
+        while self.handled < BUS_EVENTS_MAX {
             let ((at_us, order), queued) = self.queue.pop_first()?;
             let Some(state) = self.states.get(&queued.to) else { continue };
             if !state.up || state.run != queued.run {
@@ -203,11 +203,11 @@ impl Bus {
             }
             self.now_us = at_us;
             self.handled += 1;
-            assert!(self.handled < BUS_EVENTS_MAX, "the run does not end");
             let Queued { to, event, .. } = queued;
             self.note(|| format!("{to:?} <- {event:?}"));
             return Some((to, event));
         }
+        None
     }
 
     /// How many events were handled.

@@ -3,6 +3,7 @@
 use crate::Outside;
 use crate::bus::Process;
 use crate::database::{Handle, Link};
+use crate::edits;
 use crate::gateway;
 use crate::limits::{ASK_US_MAX, BATCH_MAX, COMMIT_RETRY_US_MAX, RELAYS};
 use crate::relay;
@@ -131,7 +132,10 @@ impl Chatd {
     }
 
     fn changed(&mut self, outside: &mut Outside, changed: Changed) {
-        let Changed { sender, key, change } = changed;
+        let Changed { mut sender, key, mut change } = changed;
+        if !edits::aim(outside, &mut sender, &mut change) {
+            return;
+        }
         let sender = (sender, sender);
         let append = Append::new(outside.revolving, sender, key, String::new(), change);
         if let Ok(append) = append {

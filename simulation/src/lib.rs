@@ -21,6 +21,7 @@ mod bus;
 mod chatd;
 mod client;
 mod database;
+mod edits;
 mod faults;
 mod gateway;
 mod kafka;

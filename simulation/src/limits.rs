@@ -35,6 +35,8 @@ pub(crate) const CONVERSATIONS: Range<usize> = 2..4;
 pub(crate) const MESSAGES: Range<usize> = 12..30;
 /// Requests to join, to remove and to leave.
 pub(crate) const MEMBERSHIP_CHANGES: Range<usize> = 2..10;
+/// Requests to edit, to delete and to react.
+pub(crate) const EDITS: Range<usize> = 0..8;
 pub(crate) const FAULTS: Range<usize> = 1..7;
 
 /// Faults and sends come until then; then everything is healed.

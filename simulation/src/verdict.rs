@@ -2,6 +2,7 @@
 
 use crate::Outside;
 use crate::broker::LogRecord;
+use crate::edits;
 use crate::limits::PROBE_US_MAX;
 use crate::membership;
 use checker::history::{Operation, body_hash};
@@ -54,6 +55,7 @@ pub(crate) fn judge(mut outside: Outside, seed: u64) -> Run {
     violations.extend(outside.database.borrow().violations.iter().cloned());
     violations.extend(late_probe(&outside));
     violations.extend(membership::judge(&outside));
+    violations.extend(edits::judge(&outside));
     violations.extend(verdict.violations);
     let (digest, trace) = (outside.bus.digest(), outside.bus.take_trace());
     Run { seed, violations, digest, met: outside.met, trace }
@@ -62,11 +64,11 @@ pub(crate) fn judge(mut outside: Outside, seed: u64) -> Run {
 fn check(outside: &Outside) -> Verdict {
     let database = outside.database.borrow();
     let dump = database.state.log.iter().map(|((conversation, seq), logged)| {
-        let is_message = logged.message_id.is_some();
+        let is_message = logged.is_message();
         DatabaseEvent {
             conversation: conversation.to_string(),
             seq: *seq,
-            message_id: logged.message_id.map(|id| id.to_string()),
+            message_id: logged.message_id.filter(|_| is_message).map(|id| id.to_string()),
             sender: is_message.then(|| logged.sender.to_string()),
             key: is_message.then(|| logged.key.clone()),
             body_hash: logged.text.as_deref().filter(|_| is_message).map(body_hash),

@@ -6,6 +6,7 @@ use crate::bus::{Bus, Process};
 use crate::chatd::{self, Chatd};
 use crate::client::{self, Client, Role};
 use crate::database::{Change, Conversation, Database, Logged};
+use crate::edits;
 use crate::faults::{self, Fault, Kind};
 use crate::gateway::Gateway;
 use crate::kafka;
@@ -131,7 +132,9 @@ impl World {
             let to = Process::Client(client);
             self.outside.bus.at(to, at_us, crate::Event::Client(event));
         }
-        for (at_us, changed) in membership::plan(&mut self.outside.bus.random, users) {
+        let mut changes = membership::plan(&mut self.outside.bus.random, users);
+        changes.extend(edits::plan(&mut self.outside.bus.random, users));
+        for (at_us, changed) in changes {
             let to = Process::Chatd(self.outside.bus.random.usize(..CHATDS));
             let event = chatd::Event::Changed(Box::new(changed));
             self.outside.bus.at(to, at_us, crate::Event::Chatd(event));
@@ -176,6 +179,9 @@ impl World {
         while self.stage != Stage::Over {
             let Some((to, event)) = self.outside.bus.next() else { break };
             self.step(to, event);
+        }
+        if self.stage != Stage::Over {
+            self.outside.violate("the run does not end".to_owned());
         }
         for client in &self.clients[..self.finals.min(self.clients.len())] {
             let session = client.name.clone();
@@ -482,6 +488,7 @@ fn creation(id: Uuid, members: &[Uuid]) -> Vec<Change> {
         key: "creation".into(),
         body_hash: Vec::new(),
         text: None,
+        is_deleted: false,
     };
     let conversation = Conversation {
         conversation_id: id,

@@ -20,19 +20,22 @@ pub(crate) struct Logged {
     pub(crate) sender: Uuid,
     pub(crate) key: String,
     pub(crate) body_hash: Vec<u8>,
+    /// As it was sent.
     pub(crate) text: Option<String>,
+    pub(crate) is_deleted: bool,
 }
 
 impl Logged {
-    fn is_message(&self) -> bool {
+    pub(crate) fn is_message(&self) -> bool {
         matches!(self.event.kind, Some(Kind::Message(_)))
     }
 
-    fn set_text(&mut self, text: Option<String>) {
+    /// What it says from now on; nothing: it is deleted.
+    fn set_text(&mut self, text: Option<&str>) {
         if let Some(Kind::Message(message)) = &mut self.event.kind {
-            message.text = text.clone().unwrap_or_default();
+            message.text = text.unwrap_or_default().to_owned();
         }
-        self.text = text;
+        self.is_deleted = text.is_none();
     }
 }
 
@@ -100,7 +103,11 @@ impl State {
             }
             Change::Text { conversation, sequence_number, text } => {
                 if let Some(logged) = self.log.get_mut(&(*conversation, *sequence_number)) {
-                    logged.set_text(text.clone());
+                    logged.set_text(text.as_deref());
+                    let message_id = logged.message_id;
+                    if text.is_none() {
+                        self.empty_edits(*conversation, message_id);
+                    }
                 }
             }
             Change::Receipt { key, cursors } => {
@@ -111,6 +118,15 @@ impl State {
             }
             Change::Published { shard, id } => {
                 self.outbox.remove(&(*shard, *id));
+            }
+        }
+    }
+
+    fn empty_edits(&mut self, conversation: Uuid, message_id: Option<Uuid>) {
+        let rows = self.log.range_mut((conversation, 0)..=(conversation, u64::MAX));
+        for (_, logged) in rows.filter(|(_, it)| it.message_id == message_id) {
+            if let Some(Kind::MessageEdited(edit)) = &mut logged.event.kind {
+                edit.text.clear();
             }
         }
     }
@@ -151,7 +167,7 @@ impl State {
         Some(Target {
             sequence_number: key.1,
             sender_id: logged.sender,
-            is_deleted: logged.text.is_none(),
+            is_deleted: logged.is_deleted,
         })
     }
 

@@ -3,6 +3,7 @@
 use super::rows::{Change, Logged};
 use super::{Database, Pending, record};
 use crate::bugs::Bug;
+use crate::edits;
 use crate::limits::STATEMENT_FAULT_PERMILLE;
 use chatd::rules::{
     Append, Audience, Audiences, CommitError, ConversationState, Counting, Cursor, CursorKey,
@@ -243,6 +244,7 @@ impl Store for Connection {
                 key: row.append.key.clone(),
                 body_hash: row.append.body_hash.to_vec(),
                 text: row.text.map(str::to_owned),
+                is_deleted: false,
             };
             self.writes.push(Change::Event {
                 conversation: row.append.conversation_id,
@@ -257,6 +259,9 @@ impl Store for Connection {
         &mut self,
         texts: &BTreeMap<(Uuid, u64), TextRow<'_>>,
     ) -> Result<(), CommitError> {
+        if !edits::are_written(self.statement(|database| database.bug)?) {
+            return Ok(());
+        }
         for ((conversation, sequence_number), row) in texts {
             self.writes.push(Change::Text {
                 conversation: *conversation,
