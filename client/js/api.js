@@ -146,11 +146,13 @@ export class Api {
   }
 
   /**
+   * The key as in `addMembers`.
    * @param {string} conversationId
    * @param {string} title
+   * @param {string} [key] the idempotency key
    */
-  rename(conversationId, title) {
-    return this.#signed("PATCH", `/v1/conversations/${conversationId}`, { title });
+  rename(conversationId, title, key = randomId()) {
+    return this.#signed("PATCH", `/v1/conversations/${conversationId}`, { title, idempotency_key: key });
   }
 
   /**

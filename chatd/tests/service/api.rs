@@ -44,10 +44,14 @@ fn nobody_reads_or_writes_outside_its_conversations() {
     let base = format!("/v1/conversations/{conversation_id}");
     let sent = alice.send(&chatd, conversation_id, "k", "secret").unwrap();
     let message_id = Uuid::from_slice(&sent.message_id).unwrap();
+    let one = format!("{base}/messages/{message_id}");
     let message = json!({ "text": "hi", "idempotency_key": "h" });
     let calls = [
         ("GET", base.clone(), Value::Null, "not_a_member"),
         ("PATCH", base.clone(), json!({ "title": "mine" }), "not_a_member"),
+        ("PATCH", one.clone(), json!({ "text": "mine" }), "not_a_member"),
+        ("DELETE", one.clone(), Value::Null, "not_a_member"),
+        ("POST", format!("{one}/reactions"), json!({ "reaction": "no" }), "not_a_member"),
         ("PUT", format!("{base}/mute"), json!({ "until_us": null }), "not_a_member"),
         ("GET", format!("{base}/members"), Value::Null, "not_a_member"),
         ("POST", format!("{base}/members"), json!({ "names": ["mallory"] }), "not_a_member"),
