@@ -1,6 +1,8 @@
 //! One thread a client: asks it for metadata now and then, and shows it the brokers if it has none.
 
-use crate::limits::{CONNECT_MS_MAX, PROBE_MS, PROBE_MS_MAX, REMIND_PROBES_MAX, STACK_BYTES};
+use crate::limits::{
+    ANXIOUS_PROBE_MS, CONNECT_MS_MAX, PROBE_MS, PROBE_MS_MAX, REMIND_PROBES_MAX, STACK_BYTES,
+};
 use rdkafka::ClientContext;
 use rdkafka::admin::AdminClient;
 use rdkafka::bindings;
@@ -57,10 +59,13 @@ pub fn guard<T: Client>(client: &Arc<T>, brokers: &str) -> Result<(), String> {
 
 fn run<T: Client>(client: &Weak<T>, brokers: &str, listed: &CString) {
     let mut reminders = Reminders::default();
+    let mut pause_ms = PROBE_MS;
     loop {
-        std::thread::sleep(Duration::from_millis(PROBE_MS));
+        std::thread::sleep(Duration::from_millis(pause_ms));
         let Some(client) = client.upgrade() else { return };
-        if knows_a_broker(&*client) {
+        let found = probe(&*client);
+        pause_ms = if found == Found::Answering { PROBE_MS } else { ANXIOUS_PROBE_MS };
+        if found != Found::Nobody {
             reminders = Reminders::default();
         } else if is_reachable(brokers) && reminders.is_due() {
             tracing::warn!(brokers, "a Kafka client has no broker left; it is told them again");
@@ -70,8 +75,16 @@ fn run<T: Client>(client: &Weak<T>, brokers: &str, listed: &CString) {
     }
 }
 
-/// Whether a broker can be asked; one that is asked and does not answer is one.
-fn knows_a_broker<T: Client>(client: &T) -> bool {
+/// What a client has for a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Answering,
+    /// It gives no answer, or none in time, or an error.
+    Silent,
+    Nobody,
+}
+
+fn probe<T: Client>(client: &T) -> Found {
     let mut metadata = ptr::null();
     let patience = i32::try_from(PROBE_MS_MAX).unwrap_or(i32::MAX);
     // SAFETY: the client is alive while it is borrowed; no topic is named (only those are asked for that
@@ -84,7 +97,11 @@ fn knows_a_broker<T: Client>(client: &T) -> bool {
         }
         error
     };
-    error != RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT
+    match error {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Found::Answering,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT => Found::Nobody,
+        _ => Found::Silent,
+    }
 }
 
 /// Whether something listens at one of the addresses: while Kafka is down, there is nothing to tell.
