@@ -243,6 +243,8 @@ fn a_broker_that_is_away_stalls_the_relay_and_costs_no_attempts() {
     let relay = Relay::start("relay-1", &postgres, &kafka.brokers);
     wait_until(20, "ready", || relay.is_ready());
     commit_range(&mut client, &keys, 1, 100);
+    // The producer is connected from here on, so that the broker has in its socket what comes next.
+    wait_until(20, "the first are published", || waiting_rows(&mut client) == 0);
     support::signal(broker, "STOP");
     let stopped_at = Instant::now();
     commit_range(&mut client, &keys, 101, 200);
