@@ -231,7 +231,6 @@ fn a_crash_of_postgres_loses_nothing_and_the_relay_comes_back() {
 fn a_broker_that_is_away_stalls_the_relay_and_costs_no_attempts() {
     // Longer than a relay waits for a wave, shorter than the broker's session with its controller.
     const PAUSE: Duration = Duration::from_secs(4);
-    const SESSION: Duration = Duration::from_millis(5_500);
     let Ok(broker) = std::env::var("KAFKA_PID") else {
         println!("skipped: KAFKA_PID does not name the broker's process");
         return;
@@ -252,14 +251,12 @@ fn a_broker_that_is_away_stalls_the_relay_and_costs_no_attempts() {
     std::thread::sleep(PAUSE.saturating_sub(stopped_at.elapsed()));
     let attempts = client.query_one("SELECT sum(attempts) FROM messaging.outbox", &[]).unwrap();
     support::signal(broker, "CONT");
-    let is_fenced = stopped_at.elapsed() >= SESSION;
     assert_eq!(attempts.get::<_, Option<i64>>(0), Some(0));
     commit_range(&mut client, &keys, 201, 300);
     assert!(tail.read_until(30, |key| keys.contains(key), complete(&keys, 300)));
     println!("{} repeats", check_order(&tail.seen, &keys, 300));
-    // What the broker was sent while it was away it has, and that is looked up, not sent again; unless it
-    // was fenced, and refused it.
-    assert!(is_fenced || relay.metric("found_total") > 0.0);
+    // What the broker was sent while it was away it has, and that is looked up, not sent again.
+    assert!(relay.metric("found_total") > 0.0);
     wait_until(30, "all marked and ready", || waiting_rows(&mut client) == 0 && relay.is_ready());
 }
 
