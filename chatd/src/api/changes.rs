@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::failure::Failure;
 use crate::http::{Call, HttpAnswer};
 use crate::write::{Append, Change};
+use serde::Deserialize;
 use serde_json::json;
 
 /// Appends to the conversation in the path, and answers with the event's number.
@@ -19,6 +20,23 @@ pub(super) fn append(
         Append::new(call.id(0)?, sender, key_or_fresh(key), call.traceparent.clone(), change)?;
     let appended = app.writers.append(append, call.deadline)?;
     Ok(HttpAnswer::ok(json!({ "sequence_number": appended.sequence_number })))
+}
+
+#[derive(Deserialize, Default)]
+struct Key {
+    idempotency_key: Option<String>,
+}
+
+/// The same by DELETE, whose key is in the body or in the query: some proxies drop such a body, or refuse
+/// it (RFC 9110 section 9.3.5).
+pub(super) fn append_deletion(
+    app: &App,
+    call: &Call,
+    change: Change,
+) -> Result<HttpAnswer, Failure> {
+    let asked: Key = if call.body.is_empty() { Key::default() } else { call.json()? };
+    let key = asked.idempotency_key.as_deref().or(call.query("idempotency_key"));
+    append(app, call, change, chosen(key))
 }
 
 /// An empty key is none.

@@ -1,6 +1,6 @@
 //! Conversations, their members and their settings.
 
-use super::changes::{append, chosen, key_or_fresh};
+use super::changes::{append, append_deletion, chosen, key_or_fresh};
 use super::json;
 use super::people::check_texts;
 use crate::app::App;
@@ -47,11 +47,6 @@ struct AddMembers {
     names: Vec<String>,
     #[serde(default)]
     user_ids: Vec<Uuid>,
-    idempotency_key: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct RemoveMember {
     idempotency_key: Option<String>,
 }
 
@@ -159,10 +154,7 @@ pub(super) fn remove_member(
     _: &mut Databases,
     call: &Call,
 ) -> Result<HttpAnswer, Failure> {
-    // Some proxies drop a DELETE's body, or refuse it (RFC 9110 section 9.3.5): the query is as good.
-    let asked: RemoveMember = if call.body.is_empty() { Default::default() } else { call.json()? };
-    let key = asked.idempotency_key.as_deref().or(call.query("idempotency_key"));
-    append(app, call, Change::Remove { user_id: call.id(1)? }, chosen(key))
+    append_deletion(app, call, Change::Remove { user_id: call.id(1)? })
 }
 
 /// Names, all of which must exist, and ids, which need not: users of a foreign issuer are known from

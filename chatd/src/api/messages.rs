@@ -1,6 +1,6 @@
 //! Messages, the log, receipts, and what became of a message.
 
-use super::changes::{append, chosen};
+use super::changes::{append, append_deletion, chosen};
 use super::json;
 use crate::app::App;
 use crate::db::Databases;
@@ -22,11 +22,6 @@ struct Post {
 #[derive(Deserialize)]
 struct Edit {
     text: String,
-    idempotency_key: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct Delete {
     idempotency_key: Option<String>,
 }
 
@@ -65,10 +60,7 @@ pub(super) fn edit(app: &App, _: &mut Databases, call: &Call) -> Result<HttpAnsw
 }
 
 pub(super) fn delete(app: &App, _: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
-    // As for members: the query is as good as the body.
-    let asked: Delete = if call.body.is_empty() { Default::default() } else { call.json()? };
-    let key = asked.idempotency_key.as_deref().or(call.query("idempotency_key"));
-    append(app, call, Change::Delete { message_id: call.id(1)? }, chosen(key))
+    append_deletion(app, call, Change::Delete { message_id: call.id(1)? })
 }
 
 pub(super) fn react(app: &App, _: &mut Databases, call: &Call) -> Result<HttpAnswer, Failure> {
