@@ -1,7 +1,6 @@
 //! What is done to messages of the conversation whose members come and go, and what the log says of them in the end.
 
 use crate::Outside;
-use crate::bugs::Bug;
 use crate::database::{Logged, State};
 use crate::limits::{EDITS, STORM_US, USERS};
 use ::chatd::rules::Change;
@@ -97,9 +96,4 @@ pub(crate) fn judge(outside: &Outside) -> Vec<String> {
         }
     }
     violations
-}
-
-/// Whether texts are written at all.
-pub(crate) fn are_written(bug: Option<Bug>) -> bool {
-    bug != Some(Bug::LosesEdits)
 }

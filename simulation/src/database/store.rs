@@ -3,7 +3,6 @@
 use super::rows::{Change, Logged};
 use super::{Database, Pending, record};
 use crate::bugs::Bug;
-use crate::edits;
 use crate::limits::STATEMENT_FAULT_PERMILLE;
 use chatd::rules::{
     Append, Audience, Audiences, CommitError, ConversationState, Counting, Cursor, CursorKey,
@@ -259,7 +258,7 @@ impl Store for Connection {
         &mut self,
         texts: &BTreeMap<(Uuid, u64), TextRow<'_>>,
     ) -> Result<(), CommitError> {
-        if !edits::are_written(self.statement(|database| database.bug)?) {
+        if texts.is_empty() || self.statement(|database| database.bug == Some(Bug::LosesEdits))? {
             return Ok(());
         }
         for ((conversation, sequence_number), row) in texts {
