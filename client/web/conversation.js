@@ -249,11 +249,11 @@ export class Conversation {
   #note({ sequence_number: at, sender_id: userId, message_edited: edited, message_deleted: deleted, reaction: word }) {
     if (edited && at > (this.edits.get(edited.message_id)?.at ?? 0)) {
       this.edits.set(edited.message_id, { at, text: edited.text });
-      if (this.#isLast(edited.message_id)) this.lastMessage = { .../** @type {LastMessage} */ (this.lastMessage), text: edited.text };
+      this.#preview(edited.message_id, edited.text);
     }
     if (deleted) {
       this.deleted.add(deleted.message_id);
-      if (this.#isLast(deleted.message_id)) this.lastMessage = { .../** @type {LastMessage} */ (this.lastMessage), text: "" };
+      this.#preview(deleted.message_id, "");
     }
     if (word) {
       const words = this.reactions.get(word.message_id) ?? new Map();
@@ -263,10 +263,15 @@ export class Conversation {
     }
   }
 
-  /** @param {string} messageId */
-  #isLast(messageId) {
-    const last = this.lastMessage && this.events.get(this.lastMessage.sequence_number);
-    return last?.message?.message_id === messageId;
+  /**
+   * If it is the last message, the list shows its new text.
+   * @param {string} messageId
+   * @param {string} text
+   */
+  #preview(messageId, text) {
+    const last = this.lastMessage;
+    const event = last && this.events.get(last.sequence_number);
+    if (last && event?.message?.message_id === messageId) this.lastMessage = { ...last, text };
   }
 
   /**
