@@ -43,17 +43,18 @@ impl<C: ClientContext + 'static> Client for AdminClient<C> {
     }
 }
 
-/// Sees to it, as long as the client lives, that it has brokers. `brokers`: its `bootstrap.servers`.
+/// Sees to it, as long as somebody has the client, that it has brokers. `brokers`: its `bootstrap.servers`.
 /// An error is one line for a person.
-pub fn guard<T: Client>(client: &Arc<T>, brokers: &str) -> Result<(), String> {
+pub fn guard<T: Client>(client: T, brokers: &str) -> Result<Arc<T>, String> {
     let listed = CString::new(brokers)
         .map_err(|_| "kafka.brokers: a zero byte is in no address".to_owned())?;
-    let (client, brokers) = (Arc::downgrade(client), brokers.to_owned());
+    let client = Arc::new(client);
+    let (guarded, brokers) = (Arc::downgrade(&client), brokers.to_owned());
     std::thread::Builder::new()
         .name("kafka-guard".into())
         .stack_size(STACK_BYTES)
-        .spawn(move || run(&client, &brokers, &listed))
-        .map(drop)
+        .spawn(move || run(&guarded, &brokers, &listed))
+        .map(|_| client)
         .map_err(|error| format!("thread kafka-guard: {error}"))
 }
 

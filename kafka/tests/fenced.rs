@@ -127,10 +127,10 @@ fn is_answered(mut ask: impl FnMut() -> bool) -> bool {
 #[test]
 fn a_producer_whose_brokers_were_all_fenced_finds_them_again() {
     let broker = Broker::start();
-    let producer: Arc<BaseProducer> = Arc::new(config(&broker).create().unwrap());
+    let producer: BaseProducer = config(&broker).create().unwrap();
+    let producer = kafka::guard(producer, &broker.address).unwrap();
     let ask = || producer.client().fetch_metadata(Some(TOPIC), ASK).map(|it| it.brokers().len());
     assert!(is_answered(|| ask() == Ok(1)), "the broker was never found");
-    kafka::guard(&producer, &broker.address).unwrap();
     for _ in 0..3 {
         broker.fence_while(|| ask().unwrap());
         assert!(is_answered(|| ask() == Ok(1)), "no broker was found again");
@@ -140,10 +140,10 @@ fn a_producer_whose_brokers_were_all_fenced_finds_them_again() {
 #[test]
 fn a_consumer_whose_brokers_were_all_fenced_finds_them_again() {
     let broker = Broker::start();
-    let consumer: Arc<BaseConsumer> = Arc::new(config(&broker).create().unwrap());
+    let consumer: BaseConsumer = config(&broker).create().unwrap();
+    let consumer = kafka::guard(consumer, &broker.address).unwrap();
     let ask = || consumer.fetch_metadata(Some(TOPIC), ASK).map(|it| it.brokers().len());
     assert!(is_answered(|| ask() == Ok(1)), "the broker was never found");
-    kafka::guard(&consumer, &broker.address).unwrap();
     for _ in 0..3 {
         broker.fence_while(|| ask().unwrap());
         assert!(is_answered(|| ask() == Ok(1)), "no broker was found again");

@@ -164,14 +164,12 @@ impl Announcer {
             .set("message.timeout.ms", PUBLISH_MS_MAX.to_string())
             .set("linger.ms", "1")
             .set("partitioner", "murmur2_random");
-        let producer = config.create_with_context(Deliveries { delivered });
-        let producer = Arc::new(producer.map_err(|error: KafkaError| error.to_string())?);
+        let producer = guarded(&config, delivered, &self.settings.brokers)?;
         let served = Arc::downgrade(&producer);
         std::thread::Builder::new()
             .name("producer".into())
             .spawn(move || serve(&served))
             .map_err(|error| format!("thread producer: {error}"))?;
-        kafka::guard(&producer, &self.settings.brokers)?;
         Ok(producer)
     }
 
@@ -262,17 +260,23 @@ fn client_config(settings: &Settings) -> ClientConfig {
     config
 }
 
+/// A producer that keeps its brokers. An error is one line for a person.
+fn guarded(
+    config: &ClientConfig,
+    delivered: Sender<Delivered>,
+    brokers: &str,
+) -> Result<Arc<BaseProducer<Deliveries>>, String> {
+    let producer: BaseProducer<Deliveries> = config
+        .create_with_context(Deliveries { delivered })
+        .map_err(|error: KafkaError| error.to_string())?;
+    kafka::guard(producer, brokers)
+}
+
 /// Runs until the process ends: sees that the broker is there and has the topics.
 pub(crate) fn watch(settings: &Settings, health: &Health) {
     // Nothing is produced with this one: its deliveries go nowhere.
     let (delivered, _) = unbounded();
-    let made = client_config(settings).create_with_context(Deliveries { delivered });
-    let made = made.map_err(|error: KafkaError| error.to_string()).and_then(|producer| {
-        let producer: Arc<BaseProducer<Deliveries>> = Arc::new(producer);
-        kafka::guard(&producer, &settings.brokers)?;
-        Ok(producer)
-    });
-    let producer = match made {
+    let producer = match guarded(&client_config(settings), delivered, &settings.brokers) {
         Ok(producer) => producer,
         Err(error) => return health.not_ready("kafka", error),
     };

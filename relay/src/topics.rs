@@ -95,9 +95,8 @@ fn look(
 ) -> Result<Vec<String>, String> {
     if admin.is_none() {
         let made = client_config(settings).create_with_context(Quiet);
-        let made = Arc::new(made.map_err(|error: KafkaError| error.to_string())?);
-        kafka::guard(&made, &settings.brokers)?;
-        *admin = Some(made);
+        let made: AdminClient<Quiet> = made.map_err(|error: KafkaError| error.to_string())?;
+        *admin = Some(kafka::guard(made, &settings.brokers)?);
     }
     let Some(client) = admin.as_ref() else { return Err("no client".to_owned()) };
     let patience = Duration::from_millis(BROKER_PROBE_MS_MAX);

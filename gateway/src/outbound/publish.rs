@@ -74,8 +74,7 @@ impl Publisher {
             .set("log.connection.close", "false")
             .create_with_context(Reports { failed: failed.clone() })
             .map_err(|error: KafkaError| format!("kafka.brokers: {error}"))?;
-        let producer = Arc::new(producer);
-        kafka::guard(&producer, &brokers)?;
+        let producer = kafka::guard(producer, &brokers)?;
         let served = Arc::downgrade(&producer);
         std::thread::Builder::new()
             .name("producer".into())

@@ -106,8 +106,7 @@ impl<T: Take> Group<T> {
             .set("fetch.message.max.bytes", RECORD_BYTES_MAX.to_string());
         let consumer: BaseConsumer<Told> =
             config.create_with_context(Told::default()).map_err(wrong)?;
-        let consumer = Arc::new(consumer);
-        kafka::guard(&consumer, &settings.brokers)?;
+        let consumer = kafka::guard(consumer, &settings.brokers)?;
         fix_beginning(&consumer, topic).map_err(wrong)?;
         consumer.subscribe(&[topic]).map_err(wrong)?;
         Ok(Self {

@@ -124,7 +124,5 @@ pub(super) fn connect(brokers: &str, group: &str) -> Result<Arc<Consumer>, Strin
     let consumer = config
         .create_with_context(Callbacks::default())
         .map_err(|error| format!("kafka.brokers {brokers}: {error}"))?;
-    let consumer = Arc::new(consumer);
-    kafka::guard(&consumer, brokers)?;
-    Ok(consumer)
+    kafka::guard(consumer, brokers)
 }
