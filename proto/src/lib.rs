@@ -15,6 +15,7 @@ pub mod id;
 pub mod json;
 pub mod limits;
 pub mod presence;
+pub mod routes;
 pub mod topics;
 
 mod generated;

@@ -32,6 +32,9 @@ pub const HTTP_BODY_BYTES_MAX: usize = 256 * 1024;
 pub const LINK_SECRET_BYTES_MIN: usize = 16;
 /// Shards of the outbox; chatd, which fills them, and the relay, which empties them, must agree.
 pub const OUTBOX_SHARDS: u16 = 16;
+/// How long a gateway whose own topic is new waits before it takes sessions, in milliseconds: until every relay
+/// has seen the topic, or publishes nothing.
+pub const NEW_TOPIC_MS: u64 = 20_000;
 /// One Kafka record's value.
 pub const RECORD_VALUE_BYTES_MAX: usize = 900 * 1024;
 

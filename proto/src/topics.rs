@@ -40,8 +40,55 @@ pub const ALL: [&str; 8] = [
 pub const PUSHED: [&str; 6] =
     [MESSAGE_CREATED, MESSAGE_ACKNOWLEDGED, PROFILE_UPDATED, EPHEMERAL, USER_ONLINE, USER_OFFLINE];
 
+/// What is copied to the topics of gateways that are routed to ([`of_gateway`]): what names its recipients or
+/// concerns a conversation, and is published through the outbox.
+pub const ROUTED: [&str; 2] = [MESSAGE_CREATED, MESSAGE_ACKNOWLEDGED];
+
+const OF_GATEWAY_BEGIN: &str = "chat.gateway.";
+const OF_GATEWAY_END: &str = ".v1";
+/// What Kafka allows for a whole topic's name, its dead letters' ending included, leaves so much for a gateway's.
+pub const GATEWAY_NAME_BYTES_MAX: usize = 200;
+
+/// The topic of a gateway that does not tail what is [`ROUTED`] but is sent what its users need of it. Key: as in
+/// the topic that it is a copy of. None if the gateway's name cannot be a part of a topic's: letters, digits, `-`,
+/// `_` and `.` of ASCII are allowed, 1 to [`GATEWAY_NAME_BYTES_MAX`] of them.
+#[must_use]
+pub fn of_gateway(gateway: &str) -> Option<String> {
+    is_name(gateway).then(|| format!("{OF_GATEWAY_BEGIN}{gateway}{OF_GATEWAY_END}"))
+}
+
+/// Whose topic it is, if it is a gateway's.
+#[must_use]
+pub fn gateway_of(topic: &str) -> Option<&str> {
+    let name = topic.strip_prefix(OF_GATEWAY_BEGIN)?.strip_suffix(OF_GATEWAY_END)?;
+    is_name(name).then_some(name)
+}
+
+fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=GATEWAY_NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// Where records of `topic` go that cannot be published or processed.
 #[must_use]
 pub fn dead_letter(topic: &str) -> String {
     format!("{topic}.dlq")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_known_by_its_topic_and_no_other_topic_is_a_gateways() {
+        let longest = "g".repeat(GATEWAY_NAME_BYTES_MAX);
+        for gateway in ["gateway-1", "a", "eu.west_2", &longest] {
+            assert_eq!(gateway_of(&of_gateway(gateway).unwrap()), Some(gateway));
+        }
+        for bad in ["", "a b", "a/b", "ü", &"g".repeat(GATEWAY_NAME_BYTES_MAX + 1)] {
+            assert_eq!(of_gateway(bad), None, "{bad}");
+        }
+        assert!(ALL.into_iter().all(|topic| gateway_of(topic).is_none()));
+        assert_eq!(gateway_of("chat.gateway.a.v1.dlq"), None);
+    }
 }

@@ -64,7 +64,8 @@ pub(crate) const KEYS: &[Key] = &[
         name: "redis.url",
         kind: Kind::Secret { bytes_min: 1 },
         default: "",
-        doc: "The Redis that presenced keeps presence in, to know who is without a session.",
+        doc: "The Redis that presenced keeps presence in, to know who is without a session, and gateways with \
+              topics of their own keep their users in.",
     },
     Key {
         name: "push.enabled",
@@ -116,6 +117,8 @@ pub(crate) const KEYS: &[Key] = &[
 pub(crate) struct Settings {
     pub(crate) instance: String,
     pub(crate) postgres_url: String,
+    /// Empty: there is none.
+    pub(crate) redis_url: String,
     /// As librdkafka's `bootstrap.servers`.
     pub(crate) brokers: String,
     pub(crate) partitions: i32,
@@ -163,6 +166,7 @@ impl Settings {
         Ok(Self {
             instance,
             postgres_url: config.text("postgres.url").to_owned(),
+            redis_url: config.text("redis.url").to_owned(),
             brokers: config.list("kafka.brokers").join(","),
             partitions: small(config, "kafka.partitions")?,
             replication: small(config, "kafka.replication")?,

@@ -9,9 +9,11 @@ use crate::envelope::known_topic;
 use crate::limits::{DOUBT_SETTLE_MS, DOUBT_SLACK_MS, DOUBT_STEP_MS_MAX, RECORD_BYTES_MAX};
 use crate::publisher::client_config;
 use crate::wave::{Outcome, Record};
+use proto::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
+use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
@@ -27,20 +29,26 @@ pub struct Doubt {
     pub records: Vec<Record>,
     outcomes: Vec<Outcome>,
     hasher: RandomState,
-    /// Places in `records` by a hash of what they hold; each is found once.
+    /// Places in `records` by a hash of what they hold and of the topic; each is found once.
     sought: HashMap<u64, Vec<usize>>,
+    /// What of each record was not found, it and its copies, and in which partition it is itself.
+    unfound: Vec<(usize, i32)>,
 }
 
 impl Doubt {
     pub fn new(since_ms: u64, records: Vec<Record>) -> Self {
         let hasher = RandomState::new();
         let mut sought: HashMap<u64, Vec<usize>> = HashMap::new();
+        let mut unfound = vec![(0, 0); records.len()];
         for (index, record) in records.iter().enumerate().rev() {
-            let hash = hasher.hash_one((&record.topic, &record.key, &record.value));
-            sought.entry(hash).or_default().push(index);
+            for topic in topics_of(record) {
+                let hash = hasher.hash_one((&*topic, &record.key[..], &record.value[..]));
+                sought.entry(hash).or_default().push(index);
+                unfound[index].0 += 1;
+            }
         }
         let outcomes = vec![Outcome::Stalled("the broker does not have it".into()); records.len()];
-        Self { since_ms, records, outcomes, hasher, sought }
+        Self { since_ms, records, outcomes, hasher, sought, unfound }
     }
 
     /// A record of the log. One is ours only if topic, key and value are the same to the byte.
@@ -49,11 +57,20 @@ impl Doubt {
         let Some(places) = self.sought.get_mut(&hash) else { return };
         let is_it = |index: &usize| {
             let record = &self.records[*index];
-            record.topic == topic && record.key == key && record.value == value
+            let is_there = record.topic == topic || topics_of(record).any(|it| it == topic);
+            is_there && record.key == key && record.value == value
         };
         // The first of several that are the same comes last.
         let Some(place) = places.iter().rposition(is_it) else { return };
-        self.outcomes[places.remove(place)] = Outcome::Acked(partition);
+        let index = places.remove(place);
+        let (unfound, own_partition) = &mut self.unfound[index];
+        *unfound -= 1;
+        if self.records[index].topic == topic {
+            *own_partition = partition;
+        }
+        if *unfound == 0 {
+            self.outcomes[index] = Outcome::Acked(*own_partition);
+        }
     }
 
     /// What became of each record, as far as the log was read.
@@ -61,9 +78,17 @@ impl Doubt {
         &self.outcomes
     }
 
-    fn topics(&self) -> BTreeSet<&'static str> {
-        self.records.iter().filter_map(|record| known_topic(&record.topic)).collect()
+    /// Topics that are not ours have nothing of ours.
+    fn topics(&self) -> BTreeSet<String> {
+        let known = self.records.iter().filter(|record| known_topic(&record.topic).is_some());
+        known.flat_map(topics_of).map(Cow::into_owned).collect()
     }
+}
+
+/// Where a record goes: its own topic, and those of gateways.
+fn topics_of(record: &Record) -> impl Iterator<Item = Cow<'_, str>> {
+    let copies = record.gateways.iter().filter_map(|it| topics::of_gateway(it));
+    std::iter::once(Cow::Borrowed(record.topic.as_str())).chain(copies.map(Cow::Owned))
 }
 
 /// Reads the log from the doubt's beginning to its end as it is now.
@@ -128,7 +153,7 @@ pub(crate) fn read_log(settings: &Settings, doubt: &mut Doubt) -> Result<(), Str
 /// Of every partition of the topics: the end, or the first record that is not older than a time.
 fn offsets(
     consumer: &BaseConsumer,
-    topics: &BTreeSet<&'static str>,
+    topics: &BTreeSet<String>,
     at: Offset,
 ) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::new();
@@ -158,7 +183,7 @@ mod tests {
     use crate::wave::judge;
 
     fn record(id: i64, key: u8, value: &[u8]) -> Record {
-        let topic = proto::topics::MESSAGE_CREATED.to_owned();
+        let topic = topics::MESSAGE_CREATED.to_owned();
         Record { id, topic, key: vec![key; 16], value: value.to_vec(), ..Record::default() }
     }
 
@@ -175,6 +200,21 @@ mod tests {
         doubt.seen(("another", 3), &[1; 16], b"b");
         let found: Vec<_> = doubt.outcomes().iter().map(|it| *it == Outcome::Acked(3)).collect();
         assert_eq!(found, [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_record_is_found_once_all_of_its_copies_are() {
+        let gateways = vec!["a".into(), "b".into()];
+        let mut doubt = Doubt::new(0, vec![Record { gateways, ..record(1, 1, b"x") }]);
+        let own = topics::MESSAGE_CREATED;
+        let mut outcome = |topic: &str, partition| {
+            doubt.seen((topic, partition), &[1; 16], b"x");
+            doubt.outcomes()[0].clone()
+        };
+        assert!(matches!(outcome("chat.gateway.a.v1", 5), Outcome::Stalled(_)));
+        assert!(matches!(outcome(own, 3), Outcome::Stalled(_)));
+        assert!(matches!(outcome(own, 3), Outcome::Stalled(_)), "the same twice is no copy");
+        assert_eq!(outcome("chat.gateway.b.v1", 6), Outcome::Acked(3));
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub(crate) fn record(record: &Record) -> Result<Prepared, String> {
     }
     let decoded = RecordHeaders::decode(record.headers.as_slice())
         .map_err(|error| format!("the headers cannot be read: {error}"))?;
-    Ok(Prepared { topic, headers: headers(&decoded) })
+    let copies = record.gateways.iter().filter_map(|it| topics::of_gateway(it)).collect();
+    Ok(Prepared { topic, copies, headers: headers(&decoded) })
 }
 
 /// The record as a dead letter. One for an unknown topic goes to the log's dead letters.
@@ -40,7 +41,7 @@ pub(crate) fn dead_letter(record: &Record, error: &str, now_us: u64) -> Prepared
         (dead_letter_header::FAILED_AT_US, now_us.to_string()),
     ];
     let headers = more.iter().fold(own, |all, (name, value)| add(all, name, value.as_bytes()));
-    Prepared { topic: topics::dead_letter(known), headers }
+    Prepared { topic: topics::dead_letter(known), copies: Vec::new(), headers }
 }
 
 fn headers(decoded: &RecordHeaders) -> OwnedHeaders {

@@ -6,6 +6,7 @@
 //!   outbox ----------------- read, delete <----------/   ^
 //!   NOTIFY --> wake thread ------------------------------+
 //!                                     topics thread --create, watch-->      topics
+//! Redis <-- worker: which gateways that have topics of their own need a record (routes.rs)
 //! Redis <-- push thread <-- the log; push-webhook thread <-- push requests  (see push.rs)
 //! ```
 //!
@@ -16,8 +17,10 @@
 mod config;
 mod database;
 mod dead_letters;
+mod directory;
 mod doubt;
 mod envelope;
+mod gateways;
 mod keeper;
 pub mod lease;
 mod limits;
@@ -28,6 +31,7 @@ mod place;
 mod publisher;
 mod push;
 pub mod rounds;
+mod routes;
 mod suspects;
 mod topics;
 mod wake;
@@ -66,6 +70,11 @@ pub fn main() -> ExitCode {
                 run: dead_letters::run,
             },
             Command {
+                name: "gateways",
+                about: "the gateways that have topics of their own, and forgetting one",
+                run: gateways::run,
+            },
+            Command {
                 name: "topics",
                 about: "the topics as the brokers have them",
                 run: topics::run,
@@ -92,6 +101,7 @@ fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let metrics = metrics::RelayMetrics::new(&context.metrics);
     let ownership = ownership::Ownership::default();
     let peers = wake::Peers::default();
+    let directory = directory::Directory::default();
     let stop = Arc::new(AtomicBool::new(false));
     let (mut wake, mut workers) = (Vec::new(), Vec::new());
     for index in 0..settings.workers {
@@ -101,14 +111,16 @@ fn start(context: Context) -> Result<Box<dyn Running>, String> {
             index,
             settings: settings.clone(),
             ownership: ownership.clone(),
+            directory: directory.clone(),
             metrics: metrics.clone(),
             wake: receiver,
             stop: Arc::clone(&stop),
         };
-        workers.push(spawn(&format!("worker-{index}"), move || worker::Worker::new(parts).run())?);
+        let worker = worker::Worker::new(parts)?;
+        workers.push(spawn(&format!("worker-{index}"), move || worker.run())?);
     }
     let (own, own_health) = (settings.clone(), health.clone());
-    spawn("topics", move || topics::watch(&own, &own_health))?;
+    spawn("topics", move || topics::watch(&own, &own_health, &directory))?;
     let (own, own_peers, own_wake) = (settings.clone(), peers.clone(), wake.clone());
     let own_stop = Arc::clone(&stop);
     spawn("wake", move || wake::listen(&own, &own_peers, &own_wake, &own_stop))?;

@@ -79,6 +79,13 @@ pub(crate) const PUSH_PUBLISH_MS_MAX: u64 = 3_000;
 /// Keys in one command to Redis, and how long Redis may take to connect, to read or to write.
 pub(crate) const REDIS_KEYS_MAX: usize = 1_024;
 pub(crate) const REDIS_MS_MAX: u64 = 1_000;
+/// How long a list of the gateways that have topics of their own may be used, in milliseconds. A gateway whose
+/// topic is new waits for longer before it takes sessions.
+pub(crate) const DIRECTORY_MS_MAX: u64 = proto::limits::NEW_TOPIC_MS - 5_000;
+/// How long Redis may take to say which gateways have a user, and how long it is left alone once it did not, in
+/// milliseconds; meanwhile every gateway that has a topic of its own is sent everything.
+pub(crate) const ROUTES_MS_MAX: u64 = 200;
+pub(crate) const ROUTES_RETRY_MS: u64 = 500;
 /// How often the offsets of a consumer group are committed, and how long it waits for a record.
 pub(crate) const GROUP_COMMIT_MS: u64 = 500;
 pub(crate) const GROUP_POLL_MS: u64 = 100;

@@ -19,6 +19,15 @@ pub(crate) struct TopicPartition {
     pub(crate) partition: i32,
 }
 
+/// A gateway's own topic, and a partition of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CopyPartition {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+}
+
+pub(crate) type Copied = Family<CopyPartition, Counter>;
+
 #[derive(Clone)]
 pub(crate) struct RelayMetrics {
     /// From handing a wave to Kafka's client until all of it is acknowledged.
@@ -28,6 +37,8 @@ pub(crate) struct RelayMetrics {
     pub(crate) oldest_age_ms: Gauge,
     /// The ledger's stage `relayed`: acknowledged by the broker and marked.
     pub(crate) relayed: Family<TopicPartition, Counter>,
+    /// The same for copies in gateways' own topics: acknowledged, however often.
+    pub(crate) copied: Copied,
     /// Refused for good and kept in the topic's dead letters.
     pub(crate) dead_lettered: Family<Topic, Counter>,
     pub(crate) refused: Family<Topic, Counter>,
@@ -62,6 +73,11 @@ impl RelayMetrics {
             relayed: metrics.register(
                 "relayed",
                 "Records acknowledged by the broker and marked as published",
+                Family::default(),
+            ),
+            copied: metrics.register(
+                "copied",
+                "Copies in the topics of single gateways that the broker acknowledged",
                 Family::default(),
             ),
             dead_lettered: metrics.register(

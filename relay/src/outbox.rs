@@ -143,5 +143,6 @@ fn record(row: &Row) -> Record {
         attempts: row.get(6),
         created_at_us: u64::try_from(row.get::<_, i64>(7)).unwrap_or(0),
         place: row.get(8),
+        gateways: Vec::new(),
     }
 }

@@ -13,6 +13,7 @@
 
 use crate::config::Settings;
 use crate::limits::{BROKER_PROBE_MS_MAX, MESSAGE_PERCENT, PURGE_MS_MAX, REPORTS_POLL_MS};
+use crate::metrics::{Copied, CopyPartition};
 use crate::wave::{KeyOf, Outcome, Record};
 use daemon::failpoint::{ACKNOWLEDGED_BY_ONE, is_planted};
 use proto::topics;
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 /// Where a record goes, and with which headers.
 pub(crate) struct Prepared {
     pub(crate) topic: String,
+    /// Topics of gateways that get the same.
+    pub(crate) copies: Vec<String>,
     pub(crate) headers: OwnedHeaders,
 }
 
@@ -77,22 +80,76 @@ fn producer_config(settings: &Settings, record_bytes_max: usize) -> ClientConfig
     config
 }
 
+#[derive(Default)]
 struct Batch {
     outcomes: Vec<Outcome>,
-    /// Records handed over of which nothing was heard yet.
+    /// What of each record is not acknowledged.
+    unacked: Vec<Unacked>,
+    /// Records and copies handed over of which nothing was heard yet.
     waiting: usize,
+}
+
+/// A record and its copies, as far as they are under way.
+#[derive(Clone, Default)]
+struct Unacked {
+    count: usize,
+    has_failed: bool,
+    /// Where the record itself is, once it is acknowledged.
+    partition: i32,
+}
+
+impl Batch {
+    fn of(records: usize) -> Self {
+        let outcomes = vec![Outcome::Held; records];
+        Self { outcomes, unacked: vec![Unacked::default(); records], waiting: 0 }
+    }
+
+    /// One more, the record or a copy of it, is under way.
+    fn hand_over(&mut self, index: usize) {
+        self.outcomes[index] = Outcome::Stalled("not acknowledged in time".into());
+        self.unacked[index].count += 1;
+        self.waiting += 1;
+    }
+
+    /// It was not taken after all.
+    fn take_back(&mut self, index: usize) {
+        self.unacked[index].count -= 1;
+        self.unacked[index].has_failed = true;
+        self.waiting -= 1;
+    }
+
+    /// What became of a record (then with its partition) or of a copy of it. One that failed fails the record.
+    fn heard(&mut self, index: usize, partition: Option<i32>, failure: Option<Outcome>) {
+        self.waiting = self.waiting.saturating_sub(1);
+        let (Some(outcome), Some(unacked)) =
+            (self.outcomes.get_mut(index), self.unacked.get_mut(index))
+        else {
+            return;
+        };
+        unacked.count = unacked.count.saturating_sub(1);
+        if let Some(partition) = partition {
+            unacked.partition = partition;
+        }
+        if let Some(failure) = failure {
+            unacked.has_failed = true;
+            *outcome = failure;
+        } else if unacked.count == 0 && !unacked.has_failed {
+            *outcome = Outcome::Acked(unacked.partition);
+        }
+    }
 }
 
 /// Collects what Kafka's client says about each record; the record's index travels with it.
 struct Deliveries {
     batch: Mutex<Batch>,
     all_heard: Condvar,
+    copied: Copied,
 }
 
 impl Deliveries {
-    fn new() -> Self {
-        let batch = Mutex::new(Batch { outcomes: Vec::new(), waiting: 0 });
-        Self { batch, all_heard: Condvar::new() }
+    fn new(copied: Copied) -> Self {
+        let batch = Mutex::new(Batch::default());
+        Self { batch, all_heard: Condvar::new(), copied }
     }
 
     fn batch(&self) -> MutexGuard<'_, Batch> {
@@ -128,15 +185,17 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        let outcome = match result {
-            Ok(message) => Outcome::Acked(message.partition()),
-            Err((error, _)) => classify(error),
-        };
-        let mut batch = self.batch();
-        if let Some(place) = batch.outcomes.get_mut(index) {
-            *place = outcome;
+        let (mut partition, mut failure) = (None, None);
+        match result {
+            Ok(message) if topics::gateway_of(message.topic()).is_some() => {
+                let (topic, partition) = (message.topic().to_owned(), message.partition());
+                self.copied.get_or_create(&CopyPartition { topic, partition }).inc();
+            }
+            Ok(message) => partition = Some(message.partition()),
+            Err((error, _)) => failure = Some(classify(error)),
         }
-        batch.waiting = batch.waiting.saturating_sub(1);
+        let mut batch = self.batch();
+        batch.heard(index, partition, failure);
         if batch.waiting == 0 {
             self.all_heard.notify_all();
         }
@@ -168,12 +227,24 @@ fn classify(error: &KafkaError) -> Outcome {
 /// One producer, made anew whenever it cannot be trusted any more.
 pub(crate) struct Publisher {
     config: ClientConfig,
+    /// Counts copies for gateways.
+    copied: Copied,
     producer: Option<Arc<BaseProducer<Deliveries>>>,
 }
 
 impl Publisher {
     pub(crate) fn new(settings: &Settings, record_bytes_max: usize) -> Self {
-        Self { config: producer_config(settings, record_bytes_max), producer: None }
+        let config = producer_config(settings, record_bytes_max);
+        Self { config, copied: Copied::default(), producer: None }
+    }
+
+    /// The same, where records may have copies.
+    pub(crate) fn with_copies(
+        settings: &Settings,
+        record_bytes_max: usize,
+        copied: Copied,
+    ) -> Self {
+        Self { copied, ..Self::new(settings, record_bytes_max) }
     }
 
     /// Makes a producer if there is none, and sees that the broker answers it.
@@ -183,7 +254,7 @@ impl Publisher {
         }
         let producer: BaseProducer<Deliveries> = self
             .config
-            .create_with_context(Deliveries::new())
+            .create_with_context(Deliveries::new(self.copied.clone()))
             .map_err(|error| error.to_string())?;
         let patience = Duration::from_millis(BROKER_PROBE_MS_MAX);
         producer
@@ -211,14 +282,13 @@ impl Publisher {
             return records.iter().map(|_| Outcome::Stalled("no producer".into())).collect();
         };
         let context = producer.context();
-        *context.batch() = Batch { outcomes: vec![Outcome::Held; records.len()], waiting: 0 };
+        *context.batch() = Batch::of(records.len());
         hand_over(producer, records, deadlines.send_by, prepare);
         if !context.wait(deadlines.acked_by) {
             producer.purge(PurgeConfig::default().queue().inflight());
             context.wait(Instant::now() + Duration::from_millis(PURGE_MS_MAX));
         }
-        let batch =
-            std::mem::replace(&mut *context.batch(), Batch { outcomes: Vec::new(), waiting: 0 });
+        let batch = std::mem::take(&mut *context.batch());
         let is_fatal = producer.client().fatal_error().is_some();
         let unsure = |it: &Outcome| matches!(it, Outcome::Stalled(_));
         if is_fatal || batch.waiting > 0 || batch.outcomes.iter().any(unsure) {
@@ -249,7 +319,7 @@ fn hand_over(
             continue;
         }
         let outcome = match prepare(record) {
-            Ok(prepared) => hand_over_one(producer, record, index, prepared, send_by),
+            Ok(prepared) => hand_over_with_copies(producer, record, index, &prepared, send_by),
             Err(reason) => Some(Outcome::Refused(reason)),
         };
         let Some(outcome) = outcome else { continue };
@@ -262,47 +332,90 @@ fn hand_over(
     }
 }
 
+/// The record first: where that is refused, nobody gets a copy.
+fn hand_over_with_copies(
+    producer: &BaseProducer<Deliveries>,
+    record: &Record,
+    index: usize,
+    prepared: &Prepared,
+    send_by: Instant,
+) -> Option<Outcome> {
+    // Counted before any is handed over, so that the record is not taken for acknowledged between two of them.
+    let topics = || std::iter::once(&prepared.topic).chain(&prepared.copies);
+    let mut batch = producer.context().batch();
+    topics().for_each(|_| batch.hand_over(index));
+    drop(batch);
+    let mut failure = None;
+    for topic in topics() {
+        if failure.is_none() {
+            let headers = prepared.headers.clone();
+            failure = hand_over_one(producer, record, index, (topic, headers), send_by);
+        }
+        if failure.is_some() {
+            producer.context().batch().take_back(index);
+        }
+    }
+    failure
+}
+
 /// Nothing if it was taken, else what became of the record; held if it is too late for it.
 fn hand_over_one(
     producer: &BaseProducer<Deliveries>,
     record: &Record,
     index: usize,
-    prepared: Prepared,
+    (topic, headers): (&str, OwnedHeaders),
     send_by: Instant,
 ) -> Option<Outcome> {
-    let context = producer.context();
-    {
-        let mut batch = context.batch();
-        batch.outcomes[index] = Outcome::Stalled("not acknowledged in time".into());
-        batch.waiting += 1;
-    }
-    let mut outgoing = BaseRecord::with_opaque_to(&prepared.topic, index)
+    let mut outgoing = BaseRecord::with_opaque_to(topic, index)
         .key(record.key.as_slice())
         .payload(record.value.as_slice())
-        .headers(prepared.headers);
-    let outcome = loop {
+        .headers(headers);
+    loop {
         if Instant::now() >= send_by {
-            break Outcome::Held;
+            return Some(Outcome::Held);
         }
         match producer.send(outgoing) {
             Ok(()) => return None,
             Err((error, back)) => {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    break classify(&error);
+                    return Some(classify(&error));
                 }
                 // Its queue holds more than a wave, so that this ends as the broker takes some.
                 outgoing = back;
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-    };
-    context.batch().waiting -= 1;
-    Some(outcome)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_acknowledged_with_the_last_of_its_copies_and_fails_with_any() {
+        let three = || {
+            let mut batch = Batch::of(1);
+            (0..3).for_each(|_| batch.hand_over(0));
+            batch
+        };
+        let mut batch = three();
+        batch.heard(0, None, None);
+        batch.heard(0, Some(7), None);
+        assert!(matches!(batch.outcomes[0], Outcome::Stalled(_)) && batch.waiting == 1);
+        batch.heard(0, None, None);
+        assert_eq!((&batch.outcomes[0], batch.waiting), (&Outcome::Acked(7), 0));
+        let mut batch = three();
+        batch.heard(0, Some(7), None);
+        batch.heard(0, None, Some(Outcome::Refused("no".into())));
+        batch.heard(0, None, None);
+        assert_eq!(batch.outcomes[0], Outcome::Refused("no".into()));
+        let mut batch = three();
+        batch.take_back(0);
+        batch.heard(0, Some(7), None);
+        batch.heard(0, None, None);
+        assert!(matches!(batch.outcomes[0], Outcome::Stalled(_)) && batch.waiting == 0);
+    }
 
     #[test]
     fn a_broker_that_is_away_is_not_the_records_fault() {

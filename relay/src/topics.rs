@@ -1,6 +1,7 @@
 //! Makes the topics at start, and watches the broker afterwards.
 
 use crate::config::Settings;
+use crate::directory::Directory;
 use crate::limits::{BROKER_PROBE_MS_MAX, BROKER_WATCH_MS, DEAD_LETTER_BYTES_MAX, TOPICS_MS_MAX};
 use crate::publisher::client_config;
 use daemon::{Config, Health};
@@ -13,7 +14,7 @@ use rdkafka::metadata::MetadataTopic;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Kafka's client retries by itself; what matters is told by the health conditions.
 struct Quiet;
@@ -64,10 +65,10 @@ fn describe(name: &str, topic: Option<&MetadataTopic>) -> serde_json::Value {
 }
 
 /// Runs until the process ends: sees that all topics are there, makes those that are not.
-pub(crate) fn watch(settings: &Settings, health: &Health) {
+pub(crate) fn watch(settings: &Settings, health: &Health, directory: &Directory) {
     let mut admin: Option<Arc<AdminClient<Quiet>>> = None;
     loop {
-        match look(settings, &mut admin) {
+        match look(settings, &mut admin, directory) {
             Ok(missing) if missing.is_empty() => {
                 health.ready("kafka");
                 health.ready("topics");
@@ -92,6 +93,7 @@ pub(crate) fn watch(settings: &Settings, health: &Health) {
 fn look(
     settings: &Settings,
     admin: &mut Option<Arc<AdminClient<Quiet>>>,
+    directory: &Directory,
 ) -> Result<Vec<String>, String> {
     if admin.is_none() {
         let made = client_config(settings).create_with_context(Quiet);
@@ -99,14 +101,20 @@ fn look(
         *admin = Some(kafka::guard(made, &settings.brokers)?);
     }
     let Some(client) = admin.as_ref() else { return Err("no client".to_owned()) };
-    let patience = Duration::from_millis(BROKER_PROBE_MS_MAX);
+    let (patience, asked_at) = (Duration::from_millis(BROKER_PROBE_MS_MAX), Instant::now());
     let metadata = client
         .inner()
         .fetch_metadata(None, patience)
         .map_err(|error| format!("{} does not answer: {error}", settings.brokers))?;
     let there: BTreeMap<&str, usize> =
         metadata.topics().iter().map(|it| (it.name(), it.partitions().len())).collect();
-    Ok(wanted().into_iter().filter(|name| !there.contains_key(name.as_str())).collect())
+    let missing: Vec<String> =
+        wanted().into_iter().filter(|name| !there.contains_key(name.as_str())).collect();
+    // An answer without our own topics is one of a broker that does not know yet what there is.
+    if missing.is_empty() {
+        directory.tell(asked_at, there.keys().copied());
+    }
+    Ok(missing)
 }
 
 /// Every topic and its dead letters.

@@ -3,6 +3,7 @@
 use crate::lease::Shard;
 use crate::place::{Place, RowId};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// One row of the outbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Record {
     pub attempts: i32,
     pub created_at_us: u64,
     pub place: Place,
+    /// Gateways to whose own topics it is copied.
+    pub gateways: Vec<Arc<str>>,
 }
 
 /// Records with one key are in order; this is a key, and the shard that it lives in.
@@ -35,7 +38,7 @@ impl Record {
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The broker has it, in this partition.
+    /// The broker has it, in this partition, and all of its copies.
     Acked(i32),
     /// This record cannot be published, and why.
     Refused(String),

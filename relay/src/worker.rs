@@ -7,6 +7,7 @@
 
 use crate::config::Settings;
 use crate::database::Backoff;
+use crate::directory::Directory;
 use crate::doubt;
 use crate::envelope;
 use crate::limits::{
@@ -17,6 +18,7 @@ use crate::outbox::Outbox;
 use crate::ownership::{Ownership, Wave};
 use crate::publisher::{Deadlines, Publisher};
 use crate::rounds::{Action, Done, Event, Fact, Marks, Rounds};
+use crate::routes::Routes;
 use crate::suspects::Sentence;
 use crate::wave::{KeyOf, Outcome, Record};
 use crossbeam_channel::Receiver;
@@ -34,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) index: usize,
     pub(crate) settings: Settings,
     pub(crate) ownership: Ownership,
+    pub(crate) directory: Directory,
     pub(crate) metrics: RelayMetrics,
     /// Something was committed, or the process stops.
     pub(crate) wake: Receiver<()>,
@@ -46,6 +49,7 @@ pub(crate) struct Worker {
     backoff: Backoff,
     publisher: Publisher,
     dead_letters: Publisher,
+    routes: Routes,
     rounds: Rounds,
     started: Instant,
 }
@@ -57,17 +61,23 @@ enum Trouble {
 }
 
 impl Worker {
-    pub(crate) fn new(parts: Parts) -> Self {
+    /// An error names the key and what is wrong.
+    pub(crate) fn new(parts: Parts) -> Result<Self, String> {
         let lease_ms = u64::try_from(parts.settings.lease.as_millis()).unwrap_or(u64::MAX);
-        Self {
+        Ok(Self {
+            routes: Routes::new(&parts.settings.redis_url)?,
             outbox: None,
             backoff: Backoff::default(),
-            publisher: Publisher::new(&parts.settings, RECORD_BYTES_MAX),
+            publisher: Publisher::with_copies(
+                &parts.settings,
+                RECORD_BYTES_MAX,
+                parts.metrics.copied.clone(),
+            ),
             dead_letters: Publisher::new(&parts.settings, DEAD_LETTER_BYTES_MAX),
             rounds: Rounds::new(lease_ms, parts.settings.batch_max),
             started: Instant::now(),
             parts,
-        }
+        })
     }
 
     /// Runs until the process stops; a wave that was begun is finished.
@@ -146,9 +156,20 @@ impl Worker {
     fn read(&mut self, wave: &Wave, rows_max: i64) -> Result<Event, Trouble> {
         let keys = self.rounds.suspects().keys();
         let outbox = self.outbox.as_mut().ok_or_else(no_connection)?;
-        let records = outbox.read(&wave.grants, &keys, rows_max).map_err(Trouble::Postgres)?;
+        let mut records = outbox.read(&wave.grants, &keys, rows_max).map_err(Trouble::Postgres)?;
+        self.direct(&mut records)?;
         let valid_until_ms = self.valid_until_ms(wave);
         Ok(Event::Read { records, valid_until_ms, wall_ms: daemon::clock::now_us() / 1_000 })
+    }
+
+    /// Notes whose gateways' topics get copies. After they were read, and so after they were committed: a user who
+    /// comes later finds them by sync.
+    fn direct(&mut self, records: &mut [Record]) -> Result<(), Trouble> {
+        if !records.is_empty() {
+            let gateways = self.parts.directory.gateways().map_err(Trouble::Kafka)?;
+            self.routes.direct(&gateways, records);
+        }
+        Ok(())
     }
 
     fn connect(&mut self) -> Result<(), Trouble> {
@@ -280,7 +301,8 @@ impl Worker {
             return Err(Trouble::Kafka("the lease ends too soon".into()));
         };
         self.publisher.ensure().map_err(Trouble::Kafka)?;
-        let alone = [record];
+        let mut alone = [record];
+        self.direct(&mut alone)?;
         let outcome = self.publisher.publish(&alone, deadlines, envelope::record).pop();
         let [record] = alone;
         match outcome {

@@ -7,6 +7,8 @@
 mod faults;
 #[path = "push/mod.rs"]
 mod push;
+#[path = "routes/mod.rs"]
+mod routes;
 mod support;
 
 use proto::topics;

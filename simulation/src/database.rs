@@ -278,5 +278,6 @@ fn record(row: &chatd::rules::OutboxRow, id: i64) -> Record {
         attempts: 0,
         created_at_us: row.created_at_us,
         place: Place::default(),
+        gateways: Vec::new(),
     }
 }

@@ -214,6 +214,7 @@ fn letter(instance: &str, taken: &Taken, error: &str, tries: u32) -> Prepared {
     let more = more.iter().map(|(name, value)| (*name, value.as_bytes()));
     Prepared {
         topic: topics::dead_letter(topics::PUSH_REQUESTED),
+        copies: Vec::new(),
         headers: owned_headers(taken.pairs().chain(more)),
     }
 }

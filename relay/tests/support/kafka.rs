@@ -120,6 +120,25 @@ impl Tail {
         }
         done(&self.seen)
     }
+
+    /// The same for so long at most, where it need not happen.
+    pub(crate) fn read_for_ms(
+        &mut self,
+        ms: u64,
+        mine: impl Fn(&[u8; 16]) -> bool,
+        done: impl Fn(&[Seen]) -> bool,
+    ) -> bool {
+        let end = Instant::now() + Duration::from_millis(ms);
+        while Instant::now() < end && !done(&self.seen) {
+            if let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(20)) {
+                let key: [u8; 16] = message.key().unwrap().try_into().unwrap();
+                if mine(&key) {
+                    self.seen.push(seen(key, &message));
+                }
+            }
+        }
+        done(&self.seen)
+    }
 }
 
 fn seen(key: [u8; 16], message: &rdkafka::message::BorrowedMessage<'_>) -> Seen {

@@ -7,7 +7,9 @@ mod redis;
 
 pub(crate) use self::redis::Redis;
 pub(crate) use kafka::{Kafka, Seen, Tail};
-pub(crate) use processes::{Postgres, Relay, dead_letters, failpoint_binaries, signal};
+pub(crate) use processes::{
+    Postgres, Relay, dead_letters, failpoint_binaries, relay_command, signal,
+};
 pub(crate) use receiver::{Delivery, Receiver, Reply};
 
 use proto::record::RecordHeaders;

@@ -136,10 +136,14 @@ fn is_root() -> bool {
 
 /// Runs `relay dlq`: whether it succeeded, and all that it printed.
 pub(crate) fn dead_letters(brokers: &str, arguments: &[&str]) -> (bool, String) {
+    relay_command(&[("KAFKA_BROKERS", brokers)], &[&["dlq"], arguments].concat())
+}
+
+/// Runs a command of the relay's with these settings: whether it succeeded, and all that it printed.
+pub(crate) fn relay_command(settings: &[(&str, &str)], arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_relay"))
-        .env("REALCHAT_RELAY_KAFKA_BROKERS", brokers)
+        .envs(settings.iter().map(|(name, value)| (format!("REALCHAT_RELAY_{name}"), value)))
         .env("REALCHAT_RELAY_LOG_LEVEL", "error")
-        .arg("dlq")
         .args(arguments)
         .output()
         .unwrap();

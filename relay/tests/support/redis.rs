@@ -53,8 +53,12 @@ impl Redis {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    fn ask(&self, words: &[&str]) {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+    pub(crate) fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    pub(crate) fn ask(&self, words: &[&str]) {
+        let mut connection = self.connection();
         let mut command = redis::cmd(words[0]);
         words[1..].iter().for_each(|word| {
             command.arg(*word);
