@@ -7,9 +7,10 @@ use crate::config::Settings;
 use crate::limits::{
     ASK_BYTES, ATTENDANCE_CELLS_PER_SESSION, AUDIENCE_BYTES_MAX, DESCRIPTORS_BESIDE_SESSIONS,
     HEAPS_MAX, HELD_BYTES_MAX, KAFKA_ANSWER_BYTES_MAX, KAFKA_FETCHED_KB_MAX, LETTER_BYTES,
-    MEMORY_BASE_BYTES, PARTIAL_BYTES_KEPT, PARTIALS_KEPT, PAYLOAD_BYTES_KEPT, PAYLOADS_KEPT,
-    PUBLISH_KB_MAX, READ_BYTES, ROSTER_BYTES_MAX, SESSION_BYTES, TLS_CHUNK_BYTES,
-    TLS_SESSION_BYTES, UPLINK_IN_FLIGHT_MAX, UPLINK_QUEUE_MAX,
+    MEMORY_BASE_BYTES, NOTE_BYTES, PARTIAL_BYTES_KEPT, PARTIALS_KEPT, PAYLOAD_BYTES_KEPT,
+    PAYLOADS_KEPT, PUBLISH_KB_MAX, READ_BYTES, ROSTER_BYTES_MAX, ROUTE_BYTES, ROUTES_KEPT_MAX,
+    ROUTES_QUEUE_MAX, SESSION_BYTES, TLS_CHUNK_BYTES, TLS_SESSION_BYTES, UPLINK_IN_FLIGHT_MAX,
+    UPLINK_QUEUE_MAX,
 };
 use crate::outbound::ring::ring_bytes;
 use daemon::Config;
@@ -30,6 +31,8 @@ pub(crate) struct Memory {
     /// Answers to resumes and syncs that wait for their sockets.
     backlog: usize,
     tls: usize,
+    /// Users that Redis is told, where the gateway is routed to.
+    routes: usize,
     /// Fetched and not yet routed, to be published, and members of large conversations.
     kafka: usize,
     mailboxes: usize,
@@ -62,6 +65,11 @@ impl Memory {
             recent: settings.recent_bytes_max * shards,
             backlog: settings.backlog_bytes_max * shards,
             tls,
+            routes: if settings.is_routed {
+                slots * ROUTE_BYTES + (ROUTES_QUEUE_MAX + shards * ROUTES_KEPT_MAX) * NOTE_BYTES
+            } else {
+                0
+            },
             kafka: config.count("kafka.consumers") * reader + others,
             mailboxes: shards * config.count("mailbox.letters_max") * LETTER_BYTES,
             uplink: 2 * (UPLINK_QUEUE_MAX + UPLINK_IN_FLIGHT_MAX) * ASK_BYTES,
@@ -71,9 +79,9 @@ impl Memory {
 
     pub(crate) fn total(&self) -> usize {
         let Self { sessions, rings, partial, payloads, recent, backlog, tls, .. } = self;
-        let Self { kafka, mailboxes, uplink, base, .. } = self;
+        let Self { routes, kafka, mailboxes, uplink, base, .. } = self;
         let shards = sessions + rings + partial + payloads + recent + backlog + tls;
-        shards + kafka + mailboxes + uplink + base
+        shards + routes + kafka + mailboxes + uplink + base
     }
 
     /// Logs what will be taken; an error where the machine has less than that.
@@ -89,6 +97,7 @@ impl Memory {
             recent_mib = mib(self.recent),
             backlog_mib = mib(self.backlog),
             tls_mib = mib(self.tls),
+            routes_mib = mib(self.routes),
             kafka_mib = mib(self.kafka),
             mailboxes_mib = mib(self.mailboxes),
             uplink_mib = mib(self.uplink),

@@ -9,6 +9,7 @@ use crate::limits::{ANSWER_MS_MAX, FRAGMENTS_MAX};
 use crate::rate::{Allowed, Limits};
 use daemon::{Config, Key, Kind};
 use proto::limits::CLIENT_FRAME_BYTES_MAX;
+use proto::topics;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -152,6 +153,21 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::List { items_max: 64 },
         default: "127.0.0.1:9092",
         doc: "Kafka's bootstrap brokers.",
+    },
+    Key {
+        name: "kafka.routing",
+        kind: Kind::OneOf(&["broadcast", "routed"]),
+        default: "broadcast",
+        doc: "`broadcast`: this gateway tails the conversations' logs whole; `routed`: it has a topic of \
+              its own, `chat.gateway.INSTANCE.v1`, to which the relay copies what is for its users, as \
+              Redis knows them: for many gateways with many messages.",
+    },
+    Key {
+        name: "redis.url",
+        kind: Kind::Secret { bytes_min: 1 },
+        default: "",
+        doc: "The Redis that a gateway with `kafka.routing = \"routed\"` keeps its users in, and the \
+              relay looks them up in.",
     },
     Key {
         name: "kafka.consumers",
@@ -332,6 +348,8 @@ pub(crate) struct Settings {
     pub(crate) partial_bytes_max: usize,
     pub(crate) payload_bytes_max: usize,
     pub(crate) recent_bytes_max: usize,
+    /// Kafka has a topic for this gateway alone.
+    pub(crate) is_routed: bool,
     pub(crate) backlog_bytes_max: usize,
     pub(crate) handshake_ms: u64,
     pub(crate) body_ms: u64,
@@ -362,6 +380,7 @@ impl Settings {
             check_loopback(config.list("listen"))?;
             check_loopback(config.list("tls.listen"))?;
         }
+        let is_routed = is_routed(config, instance)?;
         let drain_ms = config.integer("drain_ms");
         let ring_bytes_max = config.integer("ring.bytes_max");
         let proxies = Proxies::new(config.list("proxy.trusted"), config.boolean("proxy.protocol"))?;
@@ -393,7 +412,13 @@ impl Settings {
             },
             partial_bytes_max: config.count("partial.bytes_max") / shards.max(1),
             payload_bytes_max: config.count("payload.bytes_max") / shards.max(1),
-            recent_bytes_max: config.count("recovery.cache_bytes") / shards.max(1),
+            // What came for a user says nothing of what came while the user was not here.
+            recent_bytes_max: if is_routed {
+                0
+            } else {
+                config.count("recovery.cache_bytes") / shards.max(1)
+            },
+            is_routed,
             backlog_bytes_max: config.count("recovery.backlog_bytes") / shards.max(1),
             handshake_ms: config.integer("handshake_ms"),
             body_ms: config.integer("body_ms"),
@@ -408,6 +433,26 @@ impl Settings {
             drain: DrainTimes::of(drain_ms),
         })
     }
+}
+
+/// Whether the gateway has a topic of its own. An error says what else that needs.
+fn is_routed(config: &Config, instance: &str) -> Result<bool, String> {
+    if config.text("kafka.routing") != "routed" {
+        return Ok(false);
+    }
+    if config.text("redis.url").is_empty() {
+        return Err(
+            "kafka.routing = \"routed\" needs redis.url, where its users are kept".to_owned()
+        );
+    }
+    if topics::of_gateway(instance).is_none() {
+        return Err(format!(
+            "instance: {instance:?} cannot be a part of a topic's name, which kafka.routing = \"routed\" \
+             needs; letters, digits, -, _ and . are allowed, 1 to {} of them",
+            topics::GATEWAY_NAME_BYTES_MAX
+        ));
+    }
+    Ok(true)
 }
 
 /// Anybody who reaches a gateway with the echo profile may use it.

@@ -7,6 +7,7 @@
 //!                      v  |
 //!            uplink threads --link--> chatd, presenced
 //!            presence thread --link--> presenced
+//!            routes thread --> Redis              (routes.rs: only where Kafka is read `routed`)
 //!            Kafka threads <--tail-- brokers      (progress.rs: what is enqueued may be committed)
 //!  main: signals; admin: /healthz, /readyz, /metrics
 //! ```
@@ -33,6 +34,7 @@ mod presence;
 mod progress;
 mod rate;
 mod recovery;
+mod routes;
 mod shard;
 mod start;
 mod timer;

@@ -158,6 +158,30 @@ pub(crate) const KEYS_REFRESH_MS: u64 = 60_000;
 /// Wait after the verification keys could not be fetched.
 pub(crate) const KEYS_RETRY_MS: u64 = 1_000;
 
+/// Users who came and went and whom the routes thread has not taken; a shard whose own do not fit refuses
+/// sessions as overloaded once it keeps so many.
+pub(crate) const ROUTES_QUEUE_MAX: usize = 65_536;
+pub(crate) const ROUTES_KEPT_MAX: usize = 65_536;
+/// Of these, so many are told to Redis at once.
+pub(crate) const ROUTES_BATCH_MAX: usize = 4_096;
+/// How long Redis may take to connect, to read or to write, in milliseconds.
+pub(crate) const ROUTES_MS_MAX: u64 = 500;
+/// How often the claim that Redis has all users is renewed, and when it is tried again after a failure.
+pub(crate) const ROUTES_RENEW_MS: u64 = 500;
+pub(crate) const ROUTES_RETRY_MS: u64 = 500;
+/// How often all users are told again, and how many of them with one renewal.
+pub(crate) const ROUTES_AGAIN_MS: u64 = 600_000;
+pub(crate) const ROUTES_AGAIN_USERS_MAX: usize = 16_384;
+/// What Redis's clock and ours may differ by while a claim lasts, in milliseconds.
+pub(crate) const ROUTES_SLACK_MS: u64 = 500;
+
+const _: () = assert!(ROUTES_RENEW_MS + 2 * ROUTES_MS_MAX < proto::routes::CLAIM_MS);
+const _: () = assert!(ROUTES_AGAIN_MS * 3 < proto::routes::ROUTE_EXPIRY_S * 1_000);
+
+/// How long what is in a gateway's own topic is kept, in milliseconds: longer than a gateway is held up without
+/// telling its sessions to begin anew.
+pub(crate) const OWN_TOPIC_RETENTION_MS: u64 = 3_600_000;
+
 /// Requests that wait for one uplink thread; one more is refused as overloaded.
 pub(crate) const UPLINK_QUEUE_MAX: usize = 8_192;
 /// Requests on one link that are asked and not yet answered; one more is refused as overloaded.
@@ -311,6 +335,9 @@ const _: () = assert!(PRESENCE_CHANGES_MAX <= PRESENCE_HEARTBEATS_MAX);
 
 /// User-space memory of an idle session: what the estimate at start counts with.
 pub(crate) const SESSION_BYTES: usize = 512;
+/// A user of a gateway that is routed to, in its shard and in the routes thread; one who is new to the latter.
+pub(crate) const ROUTE_BYTES: usize = 256;
+pub(crate) const NOTE_BYTES: usize = 48;
 /// The same of its encryption.
 pub(crate) const TLS_SESSION_BYTES: usize = 8 * 1024;
 /// What a request that waits for chatd or presenced holds on the average.

@@ -43,6 +43,9 @@ pub(crate) enum Mail {
     Missed(Missed),
     /// The outcome of an [`Ask`].
     Answer(Answer),
+    /// These users, each with the ticket of its entering, are routed: whatever is published for them from now on is
+    /// sent to this gateway.
+    Routed(Vec<(Uuid, u64)>),
     /// New verification keys, valid from here on.
     Keys(Arc<Verifier>),
     /// The presence thread wants every session of this shard, for the heartbeat.
@@ -55,6 +58,14 @@ pub(crate) enum Mail {
     Drain,
     /// The end, once the connections are closed; nothing is mailed after this.
     Stop,
+}
+
+/// A user came to a gateway that is routed to, or left it. An entering has a number of its own, so that its
+/// confirmation is not taken for a later one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteNote {
+    Enter { user: Uuid, ticket: u64, shard: u16 },
+    Leave { user: Uuid },
 }
 
 /// What of the log was not mailed.

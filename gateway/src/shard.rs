@@ -26,6 +26,7 @@ mod presence;
 mod read;
 mod refusal;
 pub(crate) mod registry;
+mod routes;
 mod slow;
 mod table;
 mod timers;
@@ -40,7 +41,7 @@ use crate::inbound::frame::Pool;
 use crate::inbound::tls::Room;
 use crate::inbound::token::Verifier;
 use crate::limits::{POLL_EVENTS_MAX, POLL_MS_MAX, READ_BYTES};
-use crate::mail::{Ask, SessionRef};
+use crate::mail::{Ask, RouteNote, SessionRef};
 use crate::mailbox::{Inbox, Mailboxes};
 use crate::metrics::{GatewayMetrics, ShardMetrics};
 use crate::outbound::deflate::Deflater;
@@ -74,6 +75,8 @@ pub(crate) trait Beyond: Send {
     fn disconnected(&self, user: Uuid, device: Uuid, connection: u64);
     /// Every session of the shard: user, device, connection.
     fn census(&self, shard: u16, sessions: Vec<(Uuid, Uuid, u64)>);
+    /// A user came or went, in a gateway that is routed to; false if that is to be said again later.
+    fn route(&self, note: RouteNote) -> bool;
 }
 
 /// What a shard is made of.
@@ -111,6 +114,8 @@ pub(crate) struct Shard {
     room: Room,
     table: Table,
     registry: Registry,
+    /// In a gateway that is routed to.
+    routes: Option<Box<routes::Routes>>,
     watchers: Watchers,
     payloads: Payloads,
     rings: Rings,
@@ -173,6 +178,7 @@ impl Shard {
             room: Room::default(),
             table: Table::new(capacity),
             registry: Registry::new(capacity),
+            routes: settings.is_routed.then(|| Box::new(routes::Routes::new())),
             watchers: Watchers::new(),
             payloads,
             rings: Rings::new(RingLimits {
@@ -213,6 +219,7 @@ impl Shard {
             self.take_letters();
             self.flush();
             self.fire_timers();
+            self.tell_routes();
             self.publish_counts();
         }
         tracing::info!(shard = self.id, left = self.table.len(), "shard ended");

@@ -9,30 +9,35 @@ use crate::drain::DrainTimes;
 use crate::inbound::listen::Bound;
 use crate::inbound::tls::{self, Files};
 use crate::inbound::uplink::{self, Uplink};
-use crate::limits::OPENING_TICK_MS;
-use crate::mail::{Ask, Mail};
+use crate::limits::{KAFKA_RETRY_MS, OPENING_TICK_MS};
+use crate::mail::{Ask, Mail, RouteNote};
 use crate::mailbox::{self, Mailboxes};
 use crate::metrics::{GatewayMetrics, Lanes};
-use crate::outbound::consume::{self, Consumers};
+use crate::outbound::consume::{self, Consumers, OwnTopic};
 use crate::outbound::publish::Publisher;
 use crate::presence::{self, Presence, PresenceChange};
 use crate::progress::Progress;
+use crate::routes::{self, Routes};
 use crate::shard::{BELL, Beyond, Parts, Shard};
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use daemon::{Config, Context, Health, Metrics, Running};
 use mio::{Poll, Waker};
 use proto::Uuid;
+use proto::limits::NEW_TOPIC_MS;
 use rustls::ServerConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The health condition: clients can connect.
 const CONDITION: &str = "listen";
 /// Conditions of the other parts that must hold before the gateway listens.
 const BEFORE_LISTENING: [&str; 2] = ["kafka", "keys"];
+
+/// Until every relay knows a topic that is new.
+const NEW_TOPIC: Duration = Duration::from_millis(NEW_TOPIC_MS);
 
 struct Gateway {
     mailboxes: Mailboxes,
@@ -46,9 +51,12 @@ struct Gateway {
 }
 
 /// A shard's way to the other threads.
+#[derive(Clone)]
 struct Outside {
     uplink: Uplink,
     presence: Presence,
+    /// In a gateway that is routed to.
+    routes: Option<Routes>,
 }
 
 impl Beyond for Outside {
@@ -67,6 +75,10 @@ impl Beyond for Outside {
     fn census(&self, shard: u16, sessions: Vec<(Uuid, Uuid, u64)>) {
         self.presence.census(shard, sessions);
     }
+
+    fn route(&self, note: RouteNote) -> bool {
+        self.routes.as_ref().is_none_or(|it| it.note(note))
+    }
 }
 
 /// Starts every thread and returns; the gateway listens once it may.
@@ -76,13 +88,8 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     capacity::bound_heaps();
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = config::shards(&config, cores.len());
-    let bound = Bound::new(config.list("listen"), config.list("tls.listen"), shards)?;
-    let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
-    bound.limit_unsent(unsent_bytes)?;
-    let mut settings = Settings::new(&config, &instance, shards)?;
-    settings.sessions_max = capacity::connections_of_descriptors(settings.sessions_max);
-    let settings = Arc::new(settings);
-    Memory::of(&config, &settings, shards).check(capacity::machine_bytes())?;
+    let bound = bind(&config, shards)?;
+    let settings = Arc::new(settings(&config, &instance, shards)?);
     let tls = config::tls_files(&config)?;
     let certificate = tls.as_ref().map(tls::read_config).transpose()?;
     let sessions = settings.sessions_max.div_ceil(shards);
@@ -102,6 +109,12 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
         audiences: audiences.clone(),
         publisher: publisher.clone(),
     })?;
+    let routes = if settings.is_routed {
+        Some(routes::start(&config, &instance, &metrics, mailboxes.clone())?)
+    } else {
+        None
+    };
+    let beyond = Outside { uplink, presence: presence.clone(), routes };
     let mut threads = Vec::with_capacity(shards);
     for (id, (poll, inbox)) in (0..).zip(polls) {
         let parts = Parts {
@@ -112,7 +125,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
             mailboxes: mailboxes.clone(),
             progress: Arc::clone(&progress),
             metrics: gateway_metrics.clone(),
-            beyond: Box::new(Outside { uplink: uplink.clone(), presence: presence.clone() }),
+            beyond: Box::new(beyond.clone()),
         };
         let core =
             config.boolean("pin_shards").then(|| cores.get(usize::from(id) % cores.len().max(1)));
@@ -124,6 +137,7 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let (stopping, drain) = (Arc::new(AtomicBool::new(false)), settings.drain);
     let (consumers_sender, consumers) = bounded(1);
     let opening = Opening {
+        is_routed: settings.is_routed,
         config,
         instance,
         health,
@@ -139,6 +153,21 @@ pub(crate) fn start(context: Context) -> Result<Box<dyn Running>, String> {
     let opening = thread::Builder::new().name("open".into()).spawn(move || opening.open(bound));
     opening.map_err(|error| format!("thread open: {error}"))?;
     Ok(Box::new(Gateway { mailboxes, shards: threads, presence, stopping, consumers, drain, tls }))
+}
+
+fn bind(config: &Config, shards: usize) -> Result<Bound, String> {
+    let bound = Bound::new(config.list("listen"), config.list("tls.listen"), shards)?;
+    let unsent_bytes = u32::try_from(config.integer("socket.unsent_bytes")).unwrap_or(u32::MAX);
+    bound.limit_unsent(unsent_bytes)?;
+    Ok(bound)
+}
+
+/// What is configured, as far as the machine has descriptors for it; an error where it lacks the memory.
+fn settings(config: &Config, instance: &str, shards: usize) -> Result<Settings, String> {
+    let mut settings = Settings::new(config, instance, shards)?;
+    settings.sessions_max = capacity::connections_of_descriptors(settings.sessions_max);
+    Memory::of(config, &settings, shards).check(capacity::machine_bytes())?;
+    Ok(settings)
 }
 
 fn send_certificate(mailboxes: &Mailboxes, certificate: &Arc<ServerConfig>) {
@@ -180,6 +209,7 @@ fn start_shard(parts: Parts, core: Option<CoreId>) -> Result<JoinHandle<()>, Str
 
 /// What the opening thread needs.
 struct Opening {
+    is_routed: bool,
     config: Config,
     instance: String,
     health: Health,
@@ -196,14 +226,20 @@ struct Opening {
 impl Opening {
     /// Kafka's positions, then the keys, then the listeners.
     fn open(self, bound: Bound) {
-        let Some(consumers) = self.consume() else { return };
+        let Some(own_topic) = self.own_topic() else { return };
+        let Some(consumers) = self.consume(own_topic.as_ref()) else { return };
         // Nobody takes them when the gateway is already stopping.
         let _ = self.consumers.send(consumers);
-        while self.must_wait() {
+        let read_since = Instant::now();
+        let knows = |it: &OwnTopic| !it.is_new || read_since.elapsed() > NEW_TOPIC;
+        while self.must_wait() || !own_topic.as_ref().is_none_or(knows) {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
             thread::sleep(Duration::from_millis(OPENING_TICK_MS));
+        }
+        if let Some(own_topic) = own_topic.filter(|it| it.is_new) {
+            own_topic.was_seen();
         }
         let addresses = bound.addresses.clone();
         let listeners = match bound.listen() {
@@ -223,7 +259,31 @@ impl Opening {
         self.health.ready(CONDITION);
     }
 
-    fn consume(&self) -> Option<Consumers> {
+    /// None where the gateway stops; a gateway that is not routed to has none.
+    fn own_topic(&self) -> Option<Option<OwnTopic>> {
+        if !self.is_routed {
+            return Some(None);
+        }
+        while !self.stopping.load(Ordering::Acquire) {
+            match OwnTopic::ensure(self.config.list("kafka.brokers"), &self.instance) {
+                Ok(topic) => {
+                    if topic.is_new {
+                        let reason = "the gateway's topic is new: the relays have to see it first";
+                        self.health.not_ready(CONDITION, reason);
+                        tracing::info!(wait_ms = NEW_TOPIC_MS, "{reason}");
+                    }
+                    return Some(Some(topic));
+                }
+                Err(error) => {
+                    tracing::warn!(error, "the gateway's own topic is not there yet");
+                    thread::sleep(Duration::from_millis(KAFKA_RETRY_MS));
+                }
+            }
+        }
+        None
+    }
+
+    fn consume(&self, own_topic: Option<&OwnTopic>) -> Option<Consumers> {
         while !self.stopping.load(Ordering::Acquire) {
             let setup = consume::Setup {
                 config: &self.config,
@@ -233,6 +293,7 @@ impl Opening {
                 lanes: self.lanes.clone(),
                 mailboxes: self.mailboxes.clone(),
                 progress: Arc::clone(&self.progress),
+                own_topic,
                 audiences: self.audiences.clone(),
                 publisher: self.publisher.clone(),
             };

@@ -1,4 +1,5 @@
-//! Kafka in: every gateway tails every partition of the pushed topics, with static assignment.
+//! Kafka in: every gateway tails every partition of the pushed topics, with static assignment; one that is
+//! routed to has a topic of its own in place of the conversations' logs (`own_topic.rs`).
 //!
 //! ```text
 //!  brokers --> K threads (worker) for the log, one for all else: poll a batch
@@ -25,6 +26,7 @@ mod incoming;
 mod large;
 mod ledger;
 mod native;
+mod own_topic;
 mod positions;
 mod record;
 mod roster;
@@ -32,6 +34,7 @@ mod wire;
 mod worker;
 
 pub(crate) use client::{complain, log};
+pub(crate) use own_topic::OwnTopic;
 pub use positions::choose;
 pub(crate) use positions::threads;
 pub use record::{Headers, RecordError, Router, check_value};
@@ -69,6 +72,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) mailboxes: Mailboxes,
     /// Made for [`threads`] consumers.
     pub(crate) progress: Arc<Progress>,
+    /// Of a gateway that is routed to.
+    pub(crate) own_topic: Option<&'a OwnTopic>,
     pub(crate) audiences: Audiences<TypingSession>,
     pub(crate) publisher: Publisher,
 }
@@ -87,12 +92,13 @@ pub(crate) struct Consumers {
 /// is published from now on is pushed, whatever was published before is in PostgreSQL. Waits up to
 /// 30 s for Kafka and its topics; an error is one line for a person.
 pub(crate) fn start(setup: Setup<'_>) -> Result<Consumers, String> {
-    let Setup { config, instance, health, metrics, .. } = setup;
+    let Setup { config, instance, health, metrics, own_topic, .. } = setup;
     let Setup { lanes: counted, mailboxes, progress, audiences, publisher, .. } = setup;
     health.require(CONDITION, "start positions are not known yet");
     let brokers = config.list("kafka.brokers").join(",");
     let group = format!("realchat-{instance}");
-    let mut scout = Scout::new(client::connect(&brokers, &group)?);
+    let own = own_topic.map(|it| it.name);
+    let mut scout = Scout::new(client::connect(&brokers, &group)?, own);
     let positions = find_positions(&mut scout)
         .map_err(|reason| format!("kafka.brokers {brokers}: {reason}"))?;
     let lanes = config.count("kafka.consumers");

@@ -108,7 +108,10 @@ impl Publisher {
             (dead_letter::PARTITION, partition.as_bytes()),
             (dead_letter::OFFSET, offset.as_bytes()),
         ];
-        let topic = topics::dead_letter(letter.topic);
+        // A gateway's own topic holds copies of the log.
+        let is_copy = topics::gateway_of(letter.topic).is_some();
+        let origin = if is_copy { topics::MESSAGE_CREATED } else { letter.topic };
+        let topic = topics::dead_letter(origin);
         if let Err(error) = self.send(&topic, letter.key, letter.value, own.chain(added)) {
             self.failed.inc();
             tracing::error!(%error, topic, "dead letter not published");

@@ -187,8 +187,8 @@ impl Recent {
         cursors: &[Cursor],
         events_max: usize,
     ) -> Option<(Vec<Missed>, Vec<Verdict>)> {
-        if cursors.len() >= CURSORS_MAX {
-            // There may be conversations that had no place among them.
+        if self.bytes_max == 0 || cursors.len() >= CURSORS_MAX {
+            // Nothing is kept; or there may be conversations that had no place among them.
             return None;
         }
         let watermark = Watermark::decode(watermark, self.reach.len())?;

@@ -47,6 +47,12 @@ impl Shard {
     }
 
     fn do_errand(&mut self, slot: u32, errand: Errand) {
+        if let Some(errand) = self.when_routed(slot, errand) {
+            self.do_errand_now(slot, errand);
+        }
+    }
+
+    pub(super) fn do_errand_now(&mut self, slot: u32, errand: Errand) {
         match errand {
             Errand::Upgrade { claims, upgrade } => self.upgrade_at_home(slot, claims, *upgrade),
             Errand::Stream { claims, hello } => self.stream_at_home(slot, claims, hello),
@@ -59,8 +65,7 @@ impl Shard {
     fn hand_over(&mut self, slot: u32, errand: Errand) {
         let home = self.mailboxes.home(errand.user());
         let Some((connection, unsent)) = self.detach(slot) else { return };
-        let Connection { stream, tls, address, mut conn, .. } = connection;
-        conn.go_on();
+        let Connection { stream, tls, address, conn, .. } = connection;
         let handover = Handover { stream, tls, address, conn, unsent, errand };
         self.counts.sessions_moved.increment();
         let mail = Mail::Adopt(Box::new(handover));

@@ -22,6 +22,7 @@ impl Shard {
         connection.kick = false;
         let (is_socket, is_stream) = (connection.conn.is_socket(), connection.conn.is_stream());
         self.end_session(slot);
+        self.forget_parked(slot);
         if reason == Reason::BackpressureOverflow {
             self.discard_unsent(slot);
         }
@@ -65,6 +66,7 @@ impl Shard {
 
     /// Gives everything back that the connection has.
     pub(super) fn forget(&mut self, slot: u32) {
+        self.forget_parked(slot);
         self.empty_ring(slot);
         self.wheel.clear(slot);
         if let Some(connection) = self.table.remove(slot) {
@@ -90,6 +92,7 @@ impl Shard {
         let Some(connection) = self.table.get_mut(slot) else { return };
         let Some(session) = connection.session.take() else { return };
         self.inbox.left(&session.user);
+        self.unroute(&session.user);
         self.beyond.disconnected(session.user, session.device, number);
         if let Some(extra) = session.extra {
             self.watchers.remove(slot, &extra.watched);

@@ -30,6 +30,7 @@ impl Shard {
                     self.recent.add(delivery);
                 }
             }
+            Mail::Routed(users) => self.routed(&users),
             Mail::Late { partition, from } => self.recent.late(partition, from),
             Mail::Missed(missed) => self.tell_missed(&missed),
             Mail::Tail { log, positions, skipped } => {

@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod instructions;
 mod limits;
+mod routes;
 mod simulation;
 mod slow;
 mod tls;

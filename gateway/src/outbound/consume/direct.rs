@@ -105,6 +105,10 @@ impl Direct {
         Self::open(client, topic, leaders)
     }
 
+    pub(super) fn topic(&self) -> &'static str {
+        self.topic
+    }
+
     /// With the partitions of each broker, by its host and port.
     fn open(
         client: &str,

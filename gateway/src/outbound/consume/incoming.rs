@@ -3,7 +3,6 @@
 use super::native;
 use super::record::{Headers, RecordError};
 use super::wire::{Pairs, Record};
-use proto::topics;
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 
@@ -33,11 +32,11 @@ impl<'m> Incoming<'m> {
         }
     }
 
-    /// Of the log.
-    pub(super) fn fetched(partition: i32, record: Record<'m>) -> Self {
+    /// Of the log, which is this topic.
+    pub(super) fn fetched(topic: &'m str, partition: i32, record: Record<'m>) -> Self {
         let Record { offset, key, value, headers } = record;
         let headers = Source::Fetched(headers);
-        Self { topic: topics::MESSAGE_CREATED, partition, offset, key, value, headers }
+        Self { topic, partition, offset, key, value, headers }
     }
 
     pub(super) fn headers(&self) -> Result<Headers<'_>, RecordError> {

@@ -14,6 +14,8 @@ use proto::{Message, Uuid, topics};
 /// What is done with the records of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// The conversations' logs, and what is published beside them, for the members.
+    Log,
     /// An event of a conversation, for the recipients in its headers.
     Conversation,
     /// An event of no conversation, for the recipients in its headers.
@@ -24,9 +26,9 @@ pub(super) enum Purpose {
     Membership,
 }
 
-/// The topics that a gateway tails.
-pub(super) const TAILED: [(&str, Purpose); 7] = [
-    (topics::MESSAGE_CREATED, Purpose::Conversation),
+/// The topics that a gateway tails which is not routed to.
+const TAILED: [(&str, Purpose); 7] = [
+    (topics::MESSAGE_CREATED, Purpose::Log),
     (topics::MESSAGE_ACKNOWLEDGED, Purpose::Conversation),
     (topics::EPHEMERAL, Purpose::Conversation),
     (topics::PROFILE_UPDATED, Purpose::Users),
@@ -36,6 +38,13 @@ pub(super) const TAILED: [(&str, Purpose); 7] = [
 ];
 
 const _: () = assert!(TAILED.len() == topics::PUSHED.len() + 1);
+
+/// The topics that a gateway tails, with its own topic in place of what is copied to it if it has one.
+pub(super) fn tailed(own: Option<&'static str>) -> Vec<(&'static str, Purpose)> {
+    let kept = |it: &(&str, Purpose)| own.is_none() || !topics::ROUTED.contains(&it.0);
+    let own = own.map(|topic| (topic, Purpose::Log));
+    own.into_iter().chain(TAILED.into_iter().filter(kept)).collect()
+}
 
 /// Why a record is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -219,8 +228,13 @@ mod tests {
     #[test]
     fn every_pushed_topic_is_tailed() {
         for topic in topics::PUSHED {
-            assert!(TAILED.iter().any(|it| it.0 == topic), "{topic}");
+            assert!(tailed(None).iter().any(|it| it.0 == topic), "{topic}");
+            let is_copied = topics::ROUTED.contains(&topic);
+            assert_eq!(tailed(Some("own")).iter().any(|it| it.0 == topic), !is_copied, "{topic}");
         }
+        let logs = |own| tailed(own).into_iter().filter(|it| it.1 == Purpose::Log).collect();
+        let logs: [Vec<_>; 2] = [logs(None), logs(Some("own"))];
+        assert_eq!(logs.map(|it| it[0].0), [topics::MESSAGE_CREATED, "own"]);
     }
 
     #[test]

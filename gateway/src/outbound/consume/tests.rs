@@ -156,6 +156,7 @@ impl Gateway {
             lanes: Lanes::default(),
             mailboxes: mailboxes.clone(),
             progress,
+            own_topic: None,
             audiences: audiences.clone(),
             publisher: Publisher::start(&config, instance, &metrics).unwrap(),
         });

@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use daemon::failpoint;
-use proto::{Uuid, topics};
+use proto::Uuid;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
@@ -204,20 +204,16 @@ impl Worker {
         self.direct_due_at = Instant::now() + DIRECT_RETRY;
         let routing = &self.routing;
         let mut partitions = Vec::with_capacity(routing.partitions.len());
-        for (index, Position { topic, partition, .. }) in routing.partitions.iter().enumerate() {
+        for (index, Position { purpose, partition, .. }) in routing.partitions.iter().enumerate() {
             match routing.tracker.next_offset(index) {
-                Some(next) if *topic == topics::MESSAGE_CREATED => {
-                    partitions.push((*partition, next));
-                }
+                Some(next) if *purpose == Purpose::Log => partitions.push((*partition, next)),
                 // Not the log, or a partition whose first offset only the library finds.
                 _ => return,
             }
         }
-        if partitions.is_empty() {
-            return;
-        }
+        let Some(&Position { topic, .. }) = routing.partitions.first() else { return };
         let client = format!("realchat-{}", routing.thread);
-        match Direct::connect(&self.consumer, &client, topics::MESSAGE_CREATED, &partitions) {
+        match Direct::connect(&self.consumer, &client, topic, &partitions) {
             Ok(direct) => match self.consumer.unassign() {
                 Ok(()) => self.direct = Some(direct),
                 Err(error) => tracing::warn!(%error, "kafka consumer"),
@@ -241,8 +237,9 @@ impl Worker {
         let awaits = routing.crowds.as_ref().is_some_and(Crowds::are_awaited);
         let mut patience = if awaits { HELD_POLL } else { POLL };
         if let Some(direct) = direct {
+            let topic = direct.topic();
             let outcome = direct.poll(patience, |partition, record| {
-                routing.take(&Incoming::fetched(partition, record));
+                routing.take(&Incoming::fetched(topic, partition, record));
                 if routing.records >= KAFKA_BATCH_RECORDS_MAX {
                     routing.end_batch();
                 }
@@ -338,8 +335,8 @@ impl Worker {
     /// its end, and the others from where they are.
     fn reposition(&mut self) {
         let patience = Duration::from_millis(KAFKA_ASK_MS_MAX);
-        for (index, Position { topic, partition, .. }) in self.routing.partitions.iter().enumerate()
-        {
+        for (index, position) in self.routing.partitions.iter().enumerate() {
+            let Position { topic, purpose, partition, .. } = position;
             let Some(next) = self.routing.tracker.next_offset(index) else { continue };
             match self.consumer.fetch_watermarks(topic, *partition, patience) {
                 Ok((low, high)) if !(low..=high).contains(&next) => {
@@ -352,7 +349,7 @@ impl Worker {
                         "offset out of range: events are lost to this gateway, clients sync them"
                     );
                     self.routing.ledger.repositions.inc();
-                    self.skipped |= *topic == topics::MESSAGE_CREATED;
+                    self.skipped |= *purpose == Purpose::Log;
                     self.routing.tracker.move_to(index, to);
                 }
                 Ok(_) => {}
@@ -455,12 +452,13 @@ impl Routing {
         let headers = message.headers()?;
         let age_us = self.polled_at_us.saturating_sub(headers.created_at_us);
         self.ledger.poll_latency.observe(self.thread, age_us);
-        let conversation = if purpose == Purpose::Conversation { id } else { Uuid::nil() };
+        let conversation = if purpose == Purpose::Users { Uuid::nil() } else { id };
         let (mailboxes, ledger) = (&self.shared.mailboxes, &self.ledger);
         let partition = u16::try_from(message.partition).unwrap_or(u16::MAX);
         let offset = message.offset;
-        let is_log = self.partitions[index].topic == topics::MESSAGE_CREATED;
-        if is_log && self.crowds.as_ref().is_some_and(|it| it.concern(&id, &headers)) {
+        if purpose == Purpose::Log
+            && self.crowds.as_ref().is_some_and(|it| it.concern(&id, &headers))
+        {
             let lane = ledger.partitions[index].lane;
             let delivery = held::undirected(id, &headers, frame, (partition, offset), lane);
             return self.take_large(index, &headers, delivery);
@@ -536,8 +534,7 @@ impl Routing {
 
     /// Tells every shard how far the log was mailed to it, if that has changed.
     pub(super) fn tell_positions(&mut self, skipped: Skipped) {
-        let log =
-            self.partitions.iter().enumerate().filter(|it| it.1.topic == topics::MESSAGE_CREATED);
+        let log = self.partitions.iter().enumerate().filter(|it| it.1.purpose == Purpose::Log);
         let positions: Vec<(u16, i64)> = log
             .filter_map(|(index, it)| {
                 Some((u16::try_from(it.partition).ok()?, self.tracker.next_offset(index)?))

@@ -11,7 +11,7 @@ use crate::inbound::listen::Bound;
 use crate::inbound::proxy::Proxies;
 use crate::inbound::tls::tests::Identity;
 use crate::inbound::token::Verifier;
-use crate::mail::{Answer, Ask, Asked, Delivery, Mail};
+use crate::mail::{Answer, Ask, Asked, Delivery, Mail, RouteNote};
 use crate::mailbox::{Mailboxes, pair};
 use crate::metrics::{GatewayMetrics, ShardMetrics};
 use crate::progress::Progress;
@@ -59,9 +59,14 @@ struct Notebook {
     allocations: Sender<u64>,
     asks: Sender<Ask>,
     changes: Sender<Change>,
+    routes: Sender<RouteNote>,
 }
 
 impl Beyond for Notebook {
+    fn route(&self, note: RouteNote) -> bool {
+        self.routes.send(note).is_ok()
+    }
+
     fn ask(&self, ask: Ask) -> Result<(), Box<Ask>> {
         self.asks.send(ask).map_err(|refused| Box::new(refused.0))
     }
@@ -90,6 +95,8 @@ pub(super) struct Gateway {
     metrics: GatewayMetrics,
     asks: Receiver<Ask>,
     changes: Receiver<Change>,
+    /// Users who came and went, in a gateway that is routed to.
+    pub(super) routes: Receiver<RouteNote>,
     allocations: Receiver<u64>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -128,6 +135,7 @@ pub(super) fn settings() -> Settings {
         drain: DrainTimes::of(7_200),
         overflow: Overflow::Close,
         recent_bytes_max: 1 << 20,
+        is_routed: false,
     }
 }
 
@@ -148,6 +156,7 @@ impl Gateway {
         let metrics = GatewayMetrics::register(shards, &daemon::Metrics::new("gateway"));
         let (ask_sender, asks) = unbounded();
         let (change_sender, changes) = unbounded();
+        let (route_sender, routes) = unbounded();
         // Bounded, so that sending allocates nothing.
         let (allocation_sender, allocations) = crossbeam_channel::bounded(16);
         let start = |(id, (poll, inbox)): (u16, _)| {
@@ -163,6 +172,7 @@ impl Gateway {
                     allocations: allocation_sender.clone(),
                     asks: ask_sender.clone(),
                     changes: change_sender.clone(),
+                    routes: route_sender.clone(),
                 }),
             };
             std::thread::Builder::new().spawn(move || Shard::new(parts).run()).unwrap()
@@ -187,6 +197,7 @@ impl Gateway {
             metrics,
             asks,
             changes,
+            routes,
             allocations,
             threads,
         }

@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::close::Reason;
 use crate::config::Overflow;
 use crate::inbound::listen::Bound;
-use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Priority, Skipped};
+use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Priority, RouteNote, Skipped};
 use crate::mailbox::{Mailboxes, pair};
 use crate::metrics::GatewayMetrics;
 use crate::progress::Progress;
@@ -64,6 +64,10 @@ impl Beyond for Notebook {
     fn disconnected(&self, _: Uuid, _: Uuid, _: u64) {}
 
     fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {}
+
+    fn route(&self, _: RouteNote) -> bool {
+        true
+    }
 }
 
 struct World {
