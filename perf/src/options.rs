@@ -62,6 +62,9 @@ pub(crate) struct Common {
     /// Gateways of a stack that is brought up
     #[arg(long, value_name = "N")]
     pub(crate) gateways: Option<u64>,
+    /// In a stack that is brought up, each gateway has a topic of its own (scripts/up --routed)
+    #[arg(long)]
+    pub(crate) routed: bool,
 }
 
 impl Common {

@@ -70,12 +70,16 @@ impl Stack {
             if let Some(gateways) = common.gateways {
                 common.brings_up(&format!("--gateways {gateways}"))?;
             }
+            if common.routed {
+                common.brings_up("--routed")?;
+            }
             let stack = Self { dir: dir.clone(), owned: false };
             stack.get("REALCHAT_URL")?;
             return Ok(stack);
         }
         let gateways = within("--gateways", common.gateways.unwrap_or(gateways), 1..=GATEWAYS_MAX)?;
-        own::bring_up(gateways, more, prepare)
+        let routed: &[&str] = if common.routed { &["--routed"] } else { &[] };
+        own::bring_up(gateways, &[more, routed].concat(), prepare)
     }
 
     /// The stack's folder.
@@ -260,7 +264,13 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_stack_is_unreachable() {
-        let common = Common { dir: Some("/nowhere".into()), json: false, seed: 1, gateways: None };
+        let common = Common {
+            dir: Some("/nowhere".into()),
+            json: false,
+            seed: 1,
+            gateways: None,
+            routed: false,
+        };
         let failure = Stack::of(&common, 1).unwrap_err();
         assert!(matches!(failure, Failure::Unreachable(_)), "{failure}");
         let common = Common { gateways: Some(2), ..common };

@@ -60,6 +60,9 @@ gateway_config() { # DIR NAME
   printf '[chatd]\nlink = "127.0.0.1:%s"\n' "$(part_port chatd)"
   printf '[presenced]\nlink = "127.0.0.1:%s"\n' "$(part_port presenced)"
   printf '[kafka]\nbrokers = %s\n' "$(toml_list "$(kafka_brokers)")"
+  if [[ -n $ROUTED ]]; then
+    printf 'routing = "routed"\n[redis]\nurl = %s\n' "$(toml_string "$(redis_url_in_use "$1")")"
+  fi
 }
 
 # A certificate for this machine that signs itself, unless the folder has one already.

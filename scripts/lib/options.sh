@@ -20,6 +20,7 @@ parse() { # WORD...
       -h | --help) usage && exit 0 ;;
       --bare) BARE=1 && shift && continue ;;
       --tls) GIVEN[TLS]=yes && shift && continue ;;
+      --routed) GIVEN[ROUTED]=yes && shift && continue ;;
       --dir | --dir=* | --port-base | --port-base=* | --gateways | --gateways=*) take_value "$@" ;;
       --brokers | --brokers=*) take_value "$@" ;;
       --postgres | --postgres=* | --kafka | --kafka=* | --redis | --redis=*) take_value "$@" ;;

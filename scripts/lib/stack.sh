@@ -4,17 +4,19 @@
 # The settings of a stack are the variables below; DIR/settings keeps them from one start to the
 # next. An empty URL means that the stack runs that part itself.
 
-SETTINGS=(PORT_BASE GATEWAYS BROKERS TLS POSTGRES_URL KAFKA_BROKERS REDIS_URL)
+SETTINGS=(PORT_BASE GATEWAYS ROUTED BROKERS TLS POSTGRES_URL KAFKA_BROKERS REDIS_URL)
 declare -A DEFAULTS=(
-  [PORT_BASE]=$PORT_BASE_DEFAULT [GATEWAYS]=1 [BROKERS]=1 [TLS]='' [POSTGRES_URL]='' [KAFKA_BROKERS]=''
-  [REDIS_URL]=''
+  [PORT_BASE]=$PORT_BASE_DEFAULT [GATEWAYS]=1 [ROUTED]='' [BROKERS]=1 [TLS]='' [POSTGRES_URL]=''
+  [KAFKA_BROKERS]='' [REDIS_URL]=''
 )
 declare -A OPTIONS=(
-  [PORT_BASE]=--port-base [GATEWAYS]=--gateways [BROKERS]=--brokers [TLS]=--tls
-  [POSTGRES_URL]=--postgres [KAFKA_BROKERS]=--kafka [REDIS_URL]=--redis
+  [PORT_BASE]=--port-base [GATEWAYS]=--gateways [ROUTED]=--routed [BROKERS]=--brokers
+  [TLS]=--tls [POSTGRES_URL]=--postgres [KAFKA_BROKERS]=--kafka [REDIS_URL]=--redis
 )
 PORT_BASE=${DEFAULTS[PORT_BASE]}
 GATEWAYS=${DEFAULTS[GATEWAYS]}
+# Not empty: each gateway has a topic of its own instead of tailing the conversations' logs.
+ROUTED=${DEFAULTS[ROUTED]}
 # Of the stack's own Kafka.
 BROKERS=${DEFAULTS[BROKERS]}
 # Not empty: the gateways speak TLS, too.

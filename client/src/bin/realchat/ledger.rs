@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! committed = relayed + dead letters + waiting          chatd, relay: records
-//! relayed   = consumed + lag                            each gateway: records
+//! relayed   = consumed + lag                            each gateway: records (of its own topic, if it has one)
 //! mailed    = recipients reached + without a session    each gateway: recipients
 //! ```
 //! Each holds in every partition, and is looked at there: what one partition has twice makes up for nothing

@@ -12,9 +12,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) type ByPartition = BTreeMap<String, BTreeMap<u32, u64>>;
 
 /// What only grows, by metric.
-const COUNTED: [(&str, Counted); 10] = [
+const COUNTED: [(&str, Counted); 11] = [
     ("realchat_chatd_ledger_committed_total", Counted::Committed),
     ("realchat_relay_relayed_total", Counted::Relayed),
+    ("realchat_relay_copied_total", Counted::Copied),
     ("realchat_relay_dead_lettered_total", Counted::DeadLettered),
     ("realchat_gateway_records_consumed_total", Counted::Consumed),
     ("realchat_gateway_recipients_mailed_total", Counted::Mailed),
@@ -32,6 +33,8 @@ pub(super) enum Counted {
     /// By shard of the outbox.
     Committed,
     Relayed,
+    /// The same for gateways' own topics.
+    Copied,
     /// By topic alone.
     DeadLettered,
     Consumed,

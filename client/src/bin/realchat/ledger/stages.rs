@@ -91,8 +91,9 @@ fn consumed(entered: &Reading, name: &str, gateway: &Counts) -> Vec<Partition> {
     let mut unnamed = gateway.of(Counted::Reached, "", 0) + gateway.of(Counted::NoSession, "", 0);
     for (topic, partition, consumed) in gateway.all(Counted::Consumed) {
         let of = |counted| gateway.of(counted, topic, partition);
-        let relays =
-            entered.daemons("relay").map(|(_, it)| it.of(Counted::Relayed, topic, partition));
+        let relays = entered.daemons("relay").map(|(_, it)| {
+            it.of(Counted::Relayed, topic, partition) + it.of(Counted::Copied, topic, partition)
+        });
         let (relayed, mailed) = (relays.sum::<u64>(), mailed(topic, partition));
         let (reached, no_session) = (of(Counted::Reached), of(Counted::NoSession));
         let missing = mailed.saturating_sub(reached + no_session);
