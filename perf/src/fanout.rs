@@ -166,7 +166,7 @@ fn gateway_side(
     let users: Vec<Uuid> = (0..connections).map(|_| proto::id::new()).collect();
     let minter = Minter::open(&stack.signing_key()?)?;
     let specs = load::specs(&stack.gateways()?, &minter, users.iter().copied())?;
-    let kafka = KafkaSink::open(&stack.get("KAFKA_BROKERS")?, conversations, &users)?;
+    let kafka = KafkaSink::open(stack, conversations, &users, 0)?;
     let source = Source::new(ids.to_vec(), Sink::Kafka(kafka));
     Ok(bench::Side { specs, source, pids: stack.gateway_pids()?, floor: None })
 }

@@ -162,11 +162,10 @@ impl Run {
             spec.pace = Pace::Slow(bytes);
         }
         let ids = |count: usize| (0..count).map(|_| proto::id::new()).collect::<Vec<Uuid>>();
-        let brokers = stack.get("KAFKA_BROKERS")?;
         let conversation_ids = ids(conversations);
-        let all = KafkaSink::open(&brokers, conversations, &users)?;
+        let all = KafkaSink::open(stack, conversations, &users, 0)?;
         let busy_conversations = slow.div_ceil(INLINE_RECIPIENTS_MAX);
-        let busy = KafkaSink::open(&brokers, busy_conversations, &users[others..])?;
+        let busy = KafkaSink::open(stack, busy_conversations, &users[others..], others)?;
         // Rings are full after three quarters of the part in which the slow ones are there, and before
         // their sockets have taken nothing for as long as the gateway's write deadline.
         let busy_per_s = (8 * SLOW_BUSY_EVENTS / 3 / options.seconds.max(4)).clamp(32, 64);

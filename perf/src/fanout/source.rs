@@ -4,11 +4,13 @@ use crate::clock::{self, Schedule};
 use crate::failure::{Context, Failure, Outcome};
 use crate::limits::FANOUT_EVENT_BYTES;
 use crate::record::{self, MessageRecord};
+use crate::stack::Stack;
 use proto::{Uuid, topics};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ChildStdin;
 use std::time::Duration;
@@ -21,6 +23,8 @@ pub(crate) struct KafkaSink {
     producer: BaseProducer,
     /// The recipients of each conversation, packed.
     recipients: Vec<Vec<u8>>,
+    /// Where their gateways read it.
+    topics: Vec<BTreeSet<String>>,
 }
 
 pub(crate) enum Sink {
@@ -40,8 +44,15 @@ pub(crate) struct Source {
 }
 
 impl KafkaSink {
-    /// User u is in conversation u modulo `conversations`.
-    pub(crate) fn open(brokers: &str, conversations: usize, users: &[Uuid]) -> Outcome<Self> {
+    /// User u is in conversation u modulo `conversations`, and `first + u` is its session's number, which says at
+    /// which gateway it is (`load::specs`).
+    pub(crate) fn open(
+        stack: &Stack,
+        conversations: usize,
+        users: &[Uuid],
+        first: usize,
+    ) -> Outcome<Self> {
+        let brokers = stack.get("KAFKA_BROKERS")?;
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("queue.buffering.max.ms", "0")
@@ -53,7 +64,12 @@ impl KafkaSink {
             let members = users.iter().skip(number).step_by(conversations);
             proto::id::pack(members)
         });
-        Ok(Self { recipients: recipients.collect(), producer })
+        let read = read_topics(&producer, stack.gateways()?.len())?;
+        let topics = (0..conversations).map(|number| {
+            let sessions = (number..users.len()).step_by(conversations).map(|user| first + user);
+            sessions.map(|session| read[session % read.len()].clone()).collect()
+        });
+        Ok(Self { recipients: recipients.collect(), topics: topics.collect(), producer })
     }
 
     fn send(&self, number: usize, conversation: Uuid, seq: u64, value: &[u8]) -> Outcome {
@@ -63,11 +79,20 @@ impl KafkaSink {
         for (key, value) in headers.to_pairs() {
             owned = owned.insert(Header { key, value: Some(&value) });
         }
+        self.topics[number]
+            .iter()
+            .try_for_each(|topic| self.send_to(topic, conversation, value, owned.clone()))
+    }
+
+    fn send_to(
+        &self,
+        topic: &str,
+        conversation: Uuid,
+        value: &[u8],
+        headers: OwnedHeaders,
+    ) -> Outcome {
         let key = conversation.as_bytes();
-        let mut record = BaseRecord::to(topics::MESSAGE_CREATED)
-            .key(key.as_slice())
-            .payload(value)
-            .headers(owned);
+        let mut record = BaseRecord::to(topic).key(key.as_slice()).payload(value).headers(headers);
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -79,6 +104,18 @@ impl KafkaSink {
             }
         }
     }
+}
+
+/// Where each of the stack's gateways reads the conversations' logs: in a topic of its own, if it has one.
+fn read_topics(producer: &BaseProducer, gateways: usize) -> Outcome<Vec<String>> {
+    let metadata = producer.client().fetch_metadata(None, FLUSH_PATIENCE).reaching("Kafka")?;
+    let is_there = |name: &String| metadata.topics().iter().any(|it| it.name() == name);
+    let topic = |number: usize| {
+        // As scripts/up names them.
+        let own = topics::of_gateway(&format!("gateway-{number}")).filter(is_there);
+        own.unwrap_or_else(|| topics::MESSAGE_CREATED.to_owned())
+    };
+    Ok((1..=gateways).map(topic).collect())
 }
 
 impl Source {

@@ -1,7 +1,8 @@
-//! A whole shard under a seed: its phases are stepped by hand, with a clock of the simulation's own,
-//! while clients connect, speak protobuf or JSON in pieces, stop reading, vanish and come back, and what
-//! lies behind answers late, out of order, with errors or not at all. In every second world a slow reader is
-//! closed, in the others it is told of its gap.
+//! Whole shards under a seed: their phases are stepped by hand, with a clock of the simulation's own,
+//! while clients connect, speak protobuf or JSON in pieces, compressed or not, stop reading, vanish and come back, and
+//! what lies behind answers late, out of order, with errors or not at all. In every second world a slow reader is
+//! closed, in the others it is told of its gap; in every second one there are two shards, which hand connections over
+//! to each other; in every third one nothing is sent for users whom a late Redis does not know yet, or no more.
 //!
 //! What must hold, whatever happens: a session sees each conversation's events in order and without
 //! a hole that it was not told of; no ring holds more than it may; when everybody has left, nothing
@@ -14,8 +15,8 @@ use crate::close::Reason;
 use crate::config::Overflow;
 use crate::inbound::listen::Bound;
 use crate::mail::{Answer, Ask, AskKind, Asked, Delivery, Mail, Priority, RouteNote, Skipped};
-use crate::mailbox::{Mailboxes, pair};
-use crate::metrics::GatewayMetrics;
+use crate::mailbox::{Mailbox, Mailboxes, pair};
+use crate::metrics::{GatewayMetrics, ShardMetrics};
 use crate::progress::Progress;
 use crate::rate::{Allowed, Limits};
 use crate::shard::{BELL, Beyond, Parts, Shard};
@@ -32,7 +33,7 @@ use proto::error::ErrorCode;
 use proto::link::SyncResult;
 use proto::link::response::Response;
 use socket2::SockRef;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -52,11 +53,15 @@ const CHAT: Uuid = Uuid::from_u128(5);
 const EPOCH_S: u64 = 1_800_000_000;
 const DAY_S: i64 = 86_400;
 
-struct Notebook(Sender<Ask>);
+#[derive(Clone)]
+struct Notebook {
+    asks: Sender<Ask>,
+    notes: Sender<RouteNote>,
+}
 
 impl Beyond for Notebook {
     fn ask(&self, ask: Ask) -> Result<(), Box<Ask>> {
-        self.0.send(ask).map_err(|refused| Box::new(refused.0))
+        self.asks.send(ask).map_err(|refused| Box::new(refused.0))
     }
 
     fn connected(&self, _: Uuid, _: Uuid, _: u64) {}
@@ -65,17 +70,22 @@ impl Beyond for Notebook {
 
     fn census(&self, _: u16, _: Vec<(Uuid, Uuid, u64)>) {}
 
-    fn route(&self, _: RouteNote) -> bool {
-        true
+    fn route(&self, note: RouteNote) -> bool {
+        self.notes.send(note).is_ok()
     }
 }
 
 struct World {
-    shard: Shard,
+    shards: Vec<Shard>,
     mailboxes: Mailboxes,
     asks: Receiver<Ask>,
     waiting: Vec<Ask>,
-    address: SocketAddr,
+    /// Users who came and went, as far as the relay does not know it.
+    notes: Receiver<RouteNote>,
+    /// In a world in which events are routed: those whom the relay knows of.
+    routed: Option<BTreeSet<Uuid>>,
+    /// Each shard's own, so that a seed says where a client connects.
+    addresses: Vec<SocketAddr>,
     users: Vec<Uuid>,
     clients: Vec<Client>,
     /// The last event of the conversation, which all users are members of.
@@ -96,46 +106,57 @@ fn own_address(seed: u64) -> Ipv4Addr {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let random = Rng::with_seed(seed);
-        let poll = Poll::new().unwrap();
-        let (mailbox, inbox) = pair(4_096, Some(Waker::new(poll.registry(), BELL).unwrap()));
-        let mailboxes = Mailboxes::new(vec![mailbox]);
-        let (sender, asks) = unbounded();
+        let mut random = Rng::with_seed(seed);
+        let shards = random.usize(1..=2);
+        let (polls, boxes): (Vec<_>, Vec<_>) = (0..shards)
+            .map(|_| {
+                let poll = Poll::new().unwrap();
+                let (mailbox, inbox) =
+                    pair(4_096, Some(Waker::new(poll.registry(), BELL).unwrap()));
+                ((poll, inbox), mailbox)
+            })
+            .unzip();
+        let mailboxes = Mailboxes::new(boxes);
+        let (asks_sender, asks) = unbounded();
+        let (notes_sender, notes) = unbounded();
         let mut settings = settings();
+        settings.is_routed = seed.is_multiple_of(3);
+        settings.policy.deflate = random.bool();
+        let routed = settings.is_routed.then(BTreeSet::new);
         // More than anybody here comes near to.
         let allowed = Allowed { connects_per_s: 500, frames_per_s: 500, ..Allowed::default() };
         settings.limits = Arc::new(Limits::new(allowed));
         settings.ring_entries = 16;
         settings.ring_bytes_max = 65_536;
         settings.overflow = if seed.is_multiple_of(2) { Overflow::Gap } else { Overflow::Close };
-        let parts = Parts {
-            id: 0,
+        let settings = Arc::new(settings);
+        let progress = Arc::new(Progress::new(1, shards));
+        let metrics = GatewayMetrics::register(shards, &daemon::Metrics::new("gateway"));
+        let beyond = Notebook { asks: asks_sender, notes: notes_sender };
+        let parts = |(id, (poll, inbox))| Parts {
+            id,
             poll,
             inbox,
-            settings: Arc::new(settings),
+            settings: Arc::clone(&settings),
             mailboxes: mailboxes.clone(),
-            progress: Arc::new(Progress::new(1, 1)),
-            metrics: GatewayMetrics::register(1, &daemon::Metrics::new("gateway")),
-            beyond: Box::new(Notebook(sender)),
+            progress: Arc::clone(&progress),
+            metrics: metrics.clone(),
+            beyond: Box::new(beyond.clone()),
         };
-        let bound = Bound::new(&[format!("{}:0", own_address(seed))], &[], 1).unwrap();
-        let address = bound.addresses[0].1;
-        mailboxes.get(0).send(Mail::Keys(Arc::new(verifier()))).unwrap();
-        let listeners = bound.listen().unwrap().remove(0);
-        // Connections inherit it: a few events fill a socket.
-        SockRef::from(&listeners[0].1).set_send_buffer_size(4_096).unwrap();
-        mailboxes.get(0).send(Mail::Listen(listeners)).unwrap();
+        let shards = (0..).zip(polls).map(parts).map(Shard::new).collect();
+        let addresses = mailboxes.iter().map(|mailbox| listen(mailbox, seed)).collect();
         let users = (1..=USERS as u128).map(Uuid::from_u128).collect();
         let (waiting, clients) = (Vec::new(), Vec::new());
-        let shard = Shard::new(parts);
         let (last, now_ms, wall_off_s) = (0, 0, 0);
         let met = Met::default();
         Self {
-            shard,
+            shards,
             mailboxes,
             asks,
             waiting,
-            address,
+            notes,
+            routed,
+            addresses,
             users,
             clients,
             last,
@@ -146,36 +167,24 @@ impl World {
         }
     }
 
-    /// One turn of the shard's loop.
+    /// One turn of one of the shards' loops.
     fn turn(&mut self) {
         let wall_us =
             EPOCH_S.saturating_add_signed(self.wall_off_s) * 1_000_000 + self.now_ms * 1_000;
-        self.shard.clock.simulated = Some(Now { ms: self.now_ms, wall_us });
+        let Some(shard) = self.random.choice(&mut self.shards) else { return };
+        shard.clock.simulated = Some(Now { ms: self.now_ms, wall_us });
         // Somebody to look at who is not there: the poll does not wait.
-        self.shard.ready.push(u32::MAX);
-        self.shard.poll();
-        self.shard.accept();
-        self.shard.read();
-        self.shard.take_letters();
-        self.shard.flush();
-        self.shard.fire_timers();
-        self.shard.publish_counts();
+        shard.ready.push(u32::MAX);
+        shard.poll();
+        shard.accept();
+        shard.read();
+        shard.take_letters();
+        shard.flush();
+        shard.fire_timers();
+        shard.tell_routes();
+        shard.publish_counts();
+        check_bounds(shard);
         self.waiting.extend(self.asks.try_iter());
-        self.check_bounds();
-    }
-
-    fn check_bounds(&self) {
-        let limits = self.shard.rings.limits();
-        let mut entries = 0;
-        for (_, connection) in self.shard.table.iter() {
-            let queued = self.shard.rings.queued(connection.ring);
-            assert!(queued.entries <= limits.entries, "a ring holds {} entries", queued.entries);
-            assert!(queued.entries <= 1 || queued.bytes <= 2 * limits.bytes_max);
-            entries += u64::from(queued.entries);
-        }
-        assert_eq!(entries, self.shard.queued, "the count of queued frames is off");
-        let sessions = self.shard.table.iter().filter(|(_, it)| it.session.is_some()).count();
-        assert_eq!(sessions, self.shard.registry.sessions(), "the registry is off");
     }
 
     fn step(&mut self) {
@@ -194,12 +203,13 @@ impl World {
             12 => self.now_ms += self.random.choice([1, 20, 700, 12_000]).unwrap(),
             // The wall clock jumps; whatever is counted or timed goes on as before.
             13 => self.wall_off_s = self.random.choice([-DAY_S, 0, DAY_S]).unwrap(),
+            14 => self.hear_of_users(),
             _ => {}
         }
         for index in 0..self.clients.len() {
             self.clients[index].write(&mut self.random);
         }
-        for _ in 0..self.random.usize(1..3) {
+        for _ in 0..self.random.usize(1..3) * self.shards.len() {
             self.turn();
         }
         let (last, met) = (self.last, &mut self.met);
@@ -214,7 +224,7 @@ impl World {
         if self.clients.len() >= 12 {
             return;
         }
-        let stream = narrow(self.address);
+        let stream = narrow(*self.random.choice(&self.addresses).unwrap());
         // So that a few events fill it.
         SockRef::from(&stream).set_recv_buffer_size(4_096).unwrap();
         stream.set_nonblocking(true).unwrap();
@@ -223,7 +233,11 @@ impl World {
         let cursor = self.random.u64(0..=self.last);
         let speaks_json = self.random.bool();
         let protocol = if speaks_json { proto::SUBPROTOCOL_JSON } else { proto::SUBPROTOCOL_PROTO };
-        let request = upgrade_request(&format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
+        let mut headers = format!("Sec-WebSocket-Protocol: {protocol}\r\n");
+        if self.random.bool() {
+            headers += "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+        }
+        let request = upgrade_request(&headers);
         let cursors =
             vec![Cursor { conversation_id: CHAT.as_bytes().to_vec(), sequence_number: cursor }];
         let token = token_at(self.users[user], EPOCH_S + 100_000);
@@ -239,6 +253,7 @@ impl World {
             unsent,
             unread: Vec::new(),
             upgraded: false,
+            deflates: false,
             cursor,
             resuming,
             seen: None,
@@ -252,12 +267,44 @@ impl World {
         let text = "x".repeat(self.random.choice([0, 100, 9_000]).unwrap());
         let message = ChatMessage { text, ..ChatMessage::default() };
         let event = Event { kind: Some(Kind::Message(message)), ..event(CHAT, self.last) };
-        let delivery = delivery(self.users.clone(), event);
-        self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+        self.mail(&event, Priority::Normal);
         if self.random.u8(..4) == 0 {
-            let positions = [(0, i64::try_from(self.last).unwrap() + 1)].as_slice().into();
-            let tail = Mail::Tail { log: 1, positions, skipped: Skipped::Nothing };
-            self.mailboxes.get(0).send(tail).unwrap();
+            for mailbox in self.mailboxes.iter() {
+                let positions = [(0, i64::try_from(self.last).unwrap() + 1)].as_slice().into();
+                let tail = Mail::Tail { log: 1, positions, skipped: Skipped::Nothing };
+                mailbox.send(tail).unwrap();
+            }
+        }
+    }
+
+    /// As the Kafka threads do: to each shard, for those who are at home there; of whom the relay does not know
+    /// that they are here, nothing comes.
+    fn mail(&self, event: &Event, priority: Priority) {
+        for (id, mailbox) in (0..).zip(self.mailboxes.iter()) {
+            let is_meant = |user: &&Uuid| {
+                let is_sent = self.routed.as_ref().is_none_or(|routed| routed.contains(*user));
+                self.mailboxes.home(user) == id && is_sent
+            };
+            let users: Vec<Uuid> = self.users.iter().filter(is_meant).copied().collect();
+            if !users.is_empty() {
+                let delivery = Delivery { priority, ..delivery(users, event.clone()) };
+                mailbox.send(Mail::Deliver(delivery)).unwrap();
+            }
+        }
+    }
+
+    /// Some of those who came and went are told to the relay, and the shards of it.
+    fn hear_of_users(&mut self) {
+        let count = self.random.usize(1..6);
+        let Some(routed) = &mut self.routed else { return };
+        for note in self.notes.try_iter().take(count) {
+            match note {
+                RouteNote::Enter { user, ticket, shard } => {
+                    routed.insert(user);
+                    self.mailboxes.get(shard).send(Mail::Routed(vec![(user, ticket)])).unwrap();
+                }
+                RouteNote::Leave { user } => assert!(routed.remove(&user), "it was not there"),
+            }
         }
     }
 
@@ -265,9 +312,7 @@ impl World {
     fn type_something(&mut self) {
         let typing = TypingChanged { active: self.random.bool() };
         let event = Event { kind: Some(Kind::TypingChanged(typing)), ..event(CHAT, 0) };
-        let delivery =
-            Delivery { priority: Priority::Ephemeral, ..delivery(self.users.clone(), event) };
-        self.mailboxes.get(0).send(Mail::Deliver(delivery)).unwrap();
+        self.mail(&event, Priority::Ephemeral);
     }
 
     /// Any of what is asked is answered, as of now; some of it never.
@@ -310,7 +355,7 @@ impl World {
         };
         let (session, request_id) = (ask.session, ask.request_id);
         let answer = Answer { session, request_id, asked, outcome };
-        self.mailboxes.get(0).send(Mail::Answer(answer)).unwrap();
+        self.mailboxes.get(session.shard).send(Mail::Answer(answer)).unwrap();
     }
 
     /// A client is gone: with a goodbye, without one, or by a reset.
@@ -345,21 +390,56 @@ impl World {
     /// Everybody leaves.
     fn end(&mut self) {
         self.clients.clear();
-        for _ in 0..200 {
-            self.now_ms += 500;
+        for _ in 0..400 {
+            self.now_ms += 250;
+            self.hear_of_users();
             self.turn();
-            if self.shard.table.len() == 0 {
+            let notes = self.routed.is_some() && !self.notes.is_empty();
+            if !notes && self.shards.iter().all(|it| it.table.len() == 0 && it.inbox.is_empty()) {
                 break;
             }
         }
-        assert_eq!(self.shard.table.len(), 0, "connections are left");
-        assert_eq!(self.shard.registry.sessions(), 0, "sessions are left");
-        let own = 1 + usize::from(self.shard.watermark.is_kept());
-        assert_eq!(self.shard.payloads.live(), own, "payloads are left besides the shard's own");
-        assert_eq!(self.shard.rings.borrowed(), 0, "rings are left");
-        assert_eq!((self.shard.queued, self.shard.backlog_bytes), (0, 0));
-        assert!(self.users.iter().all(|user| self.shard.watchers.of(user).is_empty()));
+        for shard in &self.shards {
+            assert_eq!(shard.table.len(), 0, "connections are left");
+            assert_eq!(shard.registry.sessions(), 0, "sessions are left");
+            let own = 1 + usize::from(shard.watermark.is_kept());
+            assert_eq!(shard.payloads.live(), own, "payloads are left besides the shard's own");
+            assert_eq!(shard.rings.borrowed(), 0, "rings are left");
+            assert_eq!((shard.queued, shard.backlog_bytes), (0, 0));
+            assert!(self.users.iter().all(|user| shard.watchers.of(user).is_empty()));
+        }
+        assert!(self.routed.as_ref().is_none_or(BTreeSet::is_empty), "users are left routed");
     }
+
+    fn sum(&self, count: impl Fn(&ShardMetrics) -> u64) -> u64 {
+        self.shards.iter().map(|shard| count(&shard.counts)).sum()
+    }
+}
+
+/// A shard's own listener, at a port of its own.
+fn listen(mailbox: &Mailbox, seed: u64) -> SocketAddr {
+    let bound = Bound::new(&[format!("{}:0", own_address(seed))], &[], 1).unwrap();
+    let address = bound.addresses[0].1;
+    mailbox.send(Mail::Keys(Arc::new(verifier()))).unwrap();
+    let listeners = bound.listen().unwrap().remove(0);
+    // Connections inherit it: a few events fill a socket.
+    SockRef::from(&listeners[0].1).set_send_buffer_size(4_096).unwrap();
+    mailbox.send(Mail::Listen(listeners)).unwrap();
+    address
+}
+
+fn check_bounds(shard: &Shard) {
+    let limits = shard.rings.limits();
+    let mut entries = 0;
+    for (_, connection) in shard.table.iter() {
+        let queued = shard.rings.queued(connection.ring);
+        assert!(queued.entries <= limits.entries, "a ring holds {} entries", queued.entries);
+        assert!(queued.entries <= 1 || queued.bytes <= 2 * limits.bytes_max);
+        entries += u64::from(queued.entries);
+    }
+    assert_eq!(entries, shard.queued, "the count of queued frames is off");
+    let sessions = shard.table.iter().filter(|(_, it)| it.session.is_some()).count();
+    assert_eq!(sessions, shard.registry.sessions(), "the registry is off");
 }
 
 /// What a run has come across: a simulation in which nothing happens finds nothing.
@@ -372,19 +452,22 @@ struct Met {
     told: u64,
     overflows: u64,
     ends: u64,
+    /// Connections handed over to another shard, and messages that came compressed.
+    moved: u64,
+    deflated: u64,
 }
 
 fn run(seed: u64) -> Met {
     let mut world = World::new(seed);
-    world.turn();
     for _ in 0..STEPS {
         world.step();
     }
     world.end();
-    let counts = &world.shard.counts;
-    assert_eq!(counts.frames_limited.get(), 0, "a user is taken for too fast");
-    assert_eq!(counts.closes[Reason::AddressLimited.index()].get(), 0, "so is an address");
-    world.met.overflows = world.shard.counts.events_overflowed.get();
+    assert_eq!(world.sum(|it| it.frames_limited.get()), 0, "a user is taken for too fast");
+    let limited = world.sum(|it| it.closes[Reason::AddressLimited.index()].get());
+    assert_eq!(limited, 0, "so is an address");
+    world.met.overflows = world.sum(|it| it.events_overflowed.get());
+    world.met.moved = world.sum(|it| it.sessions_moved.get());
     world.met
 }
 
@@ -396,6 +479,8 @@ impl Met {
         self.told += other.told;
         self.overflows += other.overflows;
         self.ends += other.ends;
+        self.moved += other.moved;
+        self.deflated += other.deflated;
     }
 }
 
@@ -443,5 +528,5 @@ fn a_shard_keeps_its_promises_for_any_seed() {
     println!("{seeds} seeds in {:.1} s: {all:?}", started.elapsed().as_secs_f64());
     assert!(all.events > 10 * seeds && all.resumes > seeds, "{all:?}");
     assert!(all.gaps > 0 && all.overflows > 0 && all.ends > seeds, "{all:?}");
-    assert!(all.told > seeds / 20, "{all:?}");
+    assert!(all.told > seeds / 20 && all.moved > seeds && all.deflated > seeds, "{all:?}");
 }

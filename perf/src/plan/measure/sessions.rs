@@ -113,7 +113,7 @@ fn deliveries(
     phase_s: u64,
     us_per_record: f64,
 ) -> Outcome<f64> {
-    let kafka = KafkaSink::open(&stack.get("KAFKA_BROKERS")?, CONVERSATIONS, users)?;
+    let kafka = KafkaSink::open(stack, CONVERSATIONS, users, 0)?;
     let mut source = Source::new(receiver.conversations().to_vec(), Sink::Kafka(kafka));
     let records = PLAN_RECORDS_PER_S * phase_s;
     let expected = records * (PLAN_SESSIONS / CONVERSATIONS) as u64;

@@ -20,6 +20,8 @@ pub(super) struct Client {
     /// Bytes that it has read and not understood.
     pub(super) unread: Vec<u8>,
     pub(super) upgraded: bool,
+    /// The gateway has agreed to compress messages.
+    pub(super) deflates: bool,
     /// It asked to resume from here; pages and verdict are awaited.
     pub(super) cursor: u64,
     pub(super) resuming: bool,
@@ -57,13 +59,19 @@ impl Client {
             if !self.unread.starts_with(b"HTTP/1.1 101 ") {
                 return false;
             }
-            self.unread.drain(..end + 4);
+            let head: Vec<u8> = self.unread.drain(..end + 4).collect();
             self.upgraded = true;
+            self.deflates = String::from_utf8_lossy(&head).contains("permessage-deflate");
         }
-        while let Some((opcode, payload)) = self.take_frame() {
+        while let Some((opcode, mut payload)) = self.take_frame() {
             match opcode {
-                0x81 | 0x82 => {
-                    assert_eq!(opcode == 0x81, self.speaks_json);
+                0x81 | 0x82 | 0xc1 | 0xc2 => {
+                    if opcode & 0x40 != 0 {
+                        assert!(self.deflates, "it did not agree to that");
+                        met.deflated += 1;
+                        payload = inflate(&payload);
+                    }
+                    assert_eq!(opcode & 0x0f == 1, self.speaks_json);
                     let frame = if self.speaks_json {
                         serde_json::from_slice(&payload).unwrap()
                     } else {
@@ -161,6 +169,17 @@ impl Client {
         }
         self.seen = Some(number);
     }
+}
+
+/// RFC 7692 section 7.2.2, without context takeover.
+fn inflate(compressed: &[u8]) -> Vec<u8> {
+    let tail = [0, 0, 0xff, 0xff].as_slice();
+    let mut bytes = Vec::with_capacity(1 << 20);
+    let mut inflater = flate2::Decompress::new(false);
+    let whole = [compressed, tail].concat();
+    inflater.decompress_vec(&whole, &mut bytes, flate2::FlushDecompress::Sync).unwrap();
+    assert_eq!(inflater.total_in(), whole.len() as u64, "a message has more to it");
+    bytes
 }
 
 pub(super) fn frame(frame: &ClientFrame, as_json: bool) -> Vec<u8> {
