@@ -2,9 +2,7 @@
 
 use crate::limits::{ROUTES_BATCH_MAX, ROUTES_MS_MAX, ROUTES_SLACK_MS};
 use crate::mail::RouteNote;
-use ::redis::{
-    Client, Connection, ErrorKind, Pipeline, RedisError, RedisResult, Script, cmd, pipe,
-};
+use ::redis::{Client, Connection, ErrorKind, Pipeline, RedisError, RedisResult, Script, pipe};
 use proto::Uuid;
 use proto::routes::{
     CLAIM_MS, Claim, ROUTE_EXPIRY_S, begun_key, claim_key, member, run_id, user_key,
@@ -135,11 +133,11 @@ impl Redis {
         let mut connection = client.get_connection_with_timeout(patience)?;
         connection.set_read_timeout(Some(patience))?;
         connection.set_write_timeout(Some(patience))?;
-        let server: String = cmd("INFO").arg("server").query(&mut connection)?;
-        let memory: String = cmd("INFO").arg("memory").query(&mut connection)?;
+        let mut questions = pipe();
+        questions.cmd("INFO").arg("server").cmd("INFO").arg("memory").cmd("TIME");
+        let (server, memory, time): (String, String, _) = questions.query(&mut connection)?;
         check_eviction(&memory)?;
         let run_id = run_id(&server).ok_or_else(|| refused("INFO names no run_id"))?.to_owned();
-        let time = cmd("TIME").query(&mut connection)?;
         let mut redis = Self { connection, run_id, clock_ms: 0, heard_at: Instant::now() };
         redis.hear(time);
         Ok(redis)

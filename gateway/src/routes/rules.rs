@@ -17,7 +17,7 @@
 use crate::limits::{ROUTES_AGAIN_MS, ROUTES_AGAIN_USERS_MAX, ROUTES_RENEW_MS, ROUTES_RETRY_MS};
 use crate::mail::RouteNote;
 use proto::Uuid;
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// Whose entering it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +80,8 @@ enum Phase {
 
 pub(crate) struct Rules {
     phase: Phase,
-    /// Everybody who entered and has not left, with the last entering's ticket.
-    users: HashMap<Uuid, u64>,
+    /// Everybody who entered and has not left.
+    users: HashSet<Uuid>,
     /// Who is not routed yet.
     waiting: Vec<Entered>,
     /// A claim that was made or renewed is gone by then.
@@ -96,7 +96,7 @@ impl Rules {
     pub(crate) fn new(lapses_at_ms: u64) -> Self {
         Self {
             phase: Phase::Lapsing { until_ms: lapses_at_ms, begin_at_ms: 0 },
-            users: HashMap::new(),
+            users: HashSet::new(),
             waiting: Vec::new(),
             gone_by_ms: lapses_at_ms,
             again: Vec::new(),
@@ -149,7 +149,7 @@ impl Rules {
         for note in &notes {
             match *note {
                 RouteNote::Enter { user, ticket, shard } => {
-                    self.users.insert(user, ticket);
+                    self.users.insert(user);
                     self.waiting.push(Entered { user, ticket, shard });
                 }
                 RouteNote::Leave { user } => {
@@ -196,7 +196,7 @@ impl Rules {
                 let mut actions = self.untold(later_ms);
                 self.again_at_ms = now_ms + ROUTES_AGAIN_MS;
                 self.again.clear();
-                actions.push(Action::SayAll(self.users.keys().copied().collect()));
+                actions.push(Action::SayAll(self.users.iter().copied().collect()));
                 actions
             }
         }
@@ -206,11 +206,11 @@ impl Rules {
     fn renew(&mut self, now_ms: u64) -> Action {
         if now_ms >= self.again_at_ms {
             self.again_at_ms = now_ms + ROUTES_AGAIN_MS;
-            self.again = self.users.keys().copied().collect();
+            self.again = self.users.iter().copied().collect();
         }
         let rest = self.again.len().saturating_sub(ROUTES_AGAIN_USERS_MAX);
         let mut some = self.again.split_off(rest);
-        some.retain(|user| self.users.contains_key(user));
+        some.retain(|user| self.users.contains(user));
         if some.is_empty() { Action::Claim } else { Action::SayAgain(some) }
     }
 

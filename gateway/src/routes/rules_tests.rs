@@ -2,7 +2,7 @@ use super::*;
 use crate::limits::ROUTES_MS_MAX;
 use fastrand::Rng;
 use proto::routes::CLAIM_MS;
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 const SEEDS: u64 = 10_000;
 const STEPS: usize = 400;
