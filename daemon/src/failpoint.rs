@@ -68,9 +68,17 @@ pub const MARK_BEFORE_ACKNOWLEDGEMENT: &str = "mark-before-acknowledgement";
 /// The relay takes the word of a partition's leader, which no other broker may have heard of (`acks=1`).
 pub const ACKNOWLEDGED_BY_ONE: &str = "acknowledged-by-one";
 
+/// The relay takes Redis' word for who is at no gateway, though no gateway says that Redis has all.
+pub const BELIEVED_WITHOUT_CLAIM: &str = "believed-without-claim";
+
 /// Every defect that can be planted.
-pub const PLANTED: [&str; 4] =
-    [COMMIT_BEFORE_ENQUEUE, ASYNCHRONOUS_COMMIT, MARK_BEFORE_ACKNOWLEDGEMENT, ACKNOWLEDGED_BY_ONE];
+pub const PLANTED: [&str; 5] = [
+    COMMIT_BEFORE_ENQUEUE,
+    ASYNCHRONOUS_COMMIT,
+    MARK_BEFORE_ACKNOWLEDGEMENT,
+    ACKNOWLEDGED_BY_ONE,
+    BELIEVED_WITHOUT_CLAIM,
+];
 
 /// The failpoint of this name was told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

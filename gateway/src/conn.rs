@@ -71,7 +71,7 @@ pub(crate) enum Stage {
     Answer,
     /// Between two requests.
     KeepAlive,
-    /// Upgraded; the hello is awaited.
+    /// Upgraded; the hello is awaited, or dealt with.
     Hello,
     /// A session.
     Session,
@@ -299,7 +299,9 @@ impl Conn {
         match (&self.phase, self.pause) {
             (Phase::Closing, _) => Stage::Closing,
             (Phase::Stream, _) => Stage::Session,
-            (Phase::Socket(socket), _) if socket.is_greeted() => Stage::Session,
+            (Phase::Socket(socket), pause) if socket.is_greeted() && pause != Pause::Hello => {
+                Stage::Session
+            }
             (Phase::Socket(_), _) => Stage::Hello,
             (Phase::Http(_), Pause::Answer | Pause::Written) => Stage::Answer,
             (Phase::Http(http), _) => http.stage(self.stash.is_some()),

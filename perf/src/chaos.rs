@@ -13,6 +13,7 @@ mod dumps;
 mod failpoints;
 mod faults;
 mod fleet;
+mod holes;
 mod memory;
 mod network;
 mod pacer;
@@ -67,6 +68,8 @@ struct Report {
     not_live: u64,
     live_within_s: u64,
     unsettled_sessions: u64,
+    /// What sessions that were live were neither pushed nor told of; their clients found out and healed it.
+    silent_gaps: u64,
     /// Offsets that a gateway committed before the sessions had all below; of daemons with failpoints.
     offsets_committed_early: u64,
     seconds: f64,
@@ -230,6 +233,7 @@ impl Report {
             not_live: tally.not_live,
             live_within_s: LIVE_MS_MAX / 1_000,
             unsettled_sessions: ended.unsettled_sessions,
+            silent_gaps: ended.silent_gaps,
             offsets_committed_early: tally.early,
             seconds: 0.0,
             violations: verdict.violations.clone(),

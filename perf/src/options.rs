@@ -48,7 +48,7 @@ pub(crate) enum Command {
 }
 
 /// What every command that needs a stack takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
     /// The folder of a running stack (scripts/up --dir DIR); without it, one is brought up
     #[arg(long, value_name = "DIR")]

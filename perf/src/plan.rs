@@ -36,6 +36,10 @@ struct Report<'a> {
 pub(crate) fn run(options: &PlanOptions) -> Outcome {
     let inputs = &options.inputs;
     inputs.check()?;
+    if options.common.routed {
+        let words = "--routed is not for perf plan: it says how many gateways would do either way";
+        return Err(Failure::Usage(words.into()));
+    }
     let seconds = within("--seconds", options.seconds, QUIET_S_MIN..=SECONDS_MAX)?;
     let costs = match (&options.costs, &options.save_costs) {
         (Some(_), Some(_)) => {

@@ -4,6 +4,7 @@
 use crate::directory::Gateways;
 use crate::limits::{REDIS_KEYS_MAX, ROUTES_MS_MAX, ROUTES_RETRY_MS};
 use crate::wave::Record;
+use daemon::failpoint::{BELIEVED_WITHOUT_CLAIM, is_planted};
 use proto::record::RecordHeaders;
 use proto::routes::{Claim, claim_key, member, run_id, user_key};
 use proto::{Message, Uuid, id, topics};
@@ -102,7 +103,7 @@ impl Answer {
         let Some(place) = gateways.iter().position(|it| it == gateway) else { return true };
         let claim = |texts: &[Option<String>]| Claim::parse(texts.get(place)?.as_deref()?);
         let (Some(before), Some(after)) = (claim(&self.before), claim(&self.after)) else {
-            return true;
+            return !is_planted(BELIEVED_WITHOUT_CLAIM);
         };
         // Between two readings of the same claim, all of its users were there.
         if before != after || before.run_id != run_id {

@@ -84,6 +84,10 @@ impl Shard {
         }
         routes.park(slot, self.id, errand);
         self.tell_routes();
+        if let Some(stage) = self.table.get(slot).map(|it| it.conn.stage()) {
+            // For that the time of the stage begins anew.
+            self.begin_stage(slot, stage);
+        }
         None
     }
 

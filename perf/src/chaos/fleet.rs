@@ -1,6 +1,7 @@
 //! The clients: one session of the client library for each device of each user, each with its
 //! history.
 
+use super::holes::{Holes, Watch};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
 use crate::population::{self, Population};
@@ -63,6 +64,7 @@ pub(super) struct Fleet {
     devices: Vec<Arc<Device>>,
     devices_per_user: usize,
     readers: Vec<JoinHandle<()>>,
+    holes: Holes,
 }
 
 impl Fleet {
@@ -76,7 +78,8 @@ impl Fleet {
     ) -> Outcome<Self> {
         let urls = websocket_urls(stack)?;
         let by_user = population.conversations_by_user();
-        let mut fleet = Self { devices: Vec::new(), devices_per_user, readers: Vec::new() };
+        let holes = Holes::default();
+        let mut fleet = Self { devices: Vec::new(), devices_per_user, readers: Vec::new(), holes };
         for (number, user) in population.users.iter().enumerate() {
             for _ in 0..devices_per_user {
                 let id = proto::id::new();
@@ -95,7 +98,7 @@ impl Fleet {
                 let mut options = Options::new(urls, Options::fixed_token(minter.mint(*user, id)?));
                 options.resume = true;
                 options.client = "perf chaos".into();
-                options.hook = Some(hook(name.clone(), journal.clone()));
+                options.hook = Some(hook(name.clone(), journal.clone(), fleet.holes.watch()));
                 let (session, events) = Session::connect(options).doing("a client")?;
                 let reader = reader(name.clone(), journal.clone(), events)?;
                 fleet.readers.push(reader);
@@ -113,6 +116,11 @@ impl Fleet {
 
     pub(super) fn devices_per_user(&self) -> usize {
         self.devices_per_user
+    }
+
+    /// What sessions were neither pushed nor told of.
+    pub(super) fn silent_gaps(&self) -> u64 {
+        self.holes.count()
     }
 
     /// Sends without an answer.
@@ -265,8 +273,9 @@ fn source(path: client::Path) -> Source {
 }
 
 /// Writes down what happens on the wire.
-fn hook(session: String, journal: Journal) -> client::Hook {
+fn hook(session: String, journal: Journal, watch: Watch) -> client::Hook {
     Arc::new(move |notice| {
+        watch.take(notice);
         let (at_us, session) = (clock::now_us(), session.clone());
         let operation = match notice {
             Notice::Received { conversation, sequence_number, path, .. } => Operation::Wire {

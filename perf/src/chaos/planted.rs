@@ -6,12 +6,12 @@ use super::trial::{Ended, Plan, Sizes};
 use super::{CLUSTER, Wanted, history_folder, prepare, seconds_since};
 use crate::clock;
 use crate::failure::{Context, Failure, Outcome};
-use crate::options::ChaosOptions;
+use crate::options::{ChaosOptions, Common};
 use crate::report::{self, progress};
 use crate::stack::Stack;
 use daemon::failpoint::{
-    ACKNOWLEDGED_BY_ONE, ASYNCHRONOUS_COMMIT, COMMIT_BEFORE_ENQUEUE, GATEWAY_AFTER_POLL,
-    MARK_BEFORE_ACKNOWLEDGEMENT, PLANTED, RELAY_AFTER_LEASE_CHECK,
+    ACKNOWLEDGED_BY_ONE, ASYNCHRONOUS_COMMIT, BELIEVED_WITHOUT_CLAIM, COMMIT_BEFORE_ENQUEUE,
+    GATEWAY_AFTER_POLL, MARK_BEFORE_ACKNOWLEDGEMENT, PLANTED, RELAY_AFTER_LEASE_CHECK,
 };
 use fastrand::Rng;
 use serde::Serialize;
@@ -40,6 +40,7 @@ struct Report {
     gaps: u64,
     conflicts: u64,
     offsets_committed_early: u64,
+    silent_gaps: u64,
     seconds: f64,
 }
 
@@ -54,7 +55,9 @@ pub(super) fn run(options: &ChaosOptions, wanted: Wanted, bug: &str) -> Outcome 
     };
     // Where there is one broker, its word is everybody's.
     let brokers = if bug == ACKNOWLEDGED_BY_ONE { CLUSTER } else { wanted.brokers };
-    let stack = Stack::prepared(&options.common, 2, brokers, |dir| {
+    let routed = options.common.routed || bug == BELIEVED_WITHOUT_CLAIM;
+    let common = Common { routed, ..options.common.clone() };
+    let stack = Stack::prepared(&common, 2, brokers, |dir| {
         let mut environment = prepare(dir, &faults)?;
         environment.push((VARIABLE, bug.to_owned()));
         Ok(environment)
@@ -97,6 +100,8 @@ fn exposing(bug: &str) -> Outcome<Vec<Fault>> {
         ASYNCHRONOUS_COMMIT => &["postgres"],
         MARK_BEFORE_ACKNOWLEDGEMENT => &[RELAY_AFTER_LEASE_CHECK, "kafka"],
         ACKNOWLEDGED_BY_ONE => &["kafka-alone"],
+        // It starts with nothing in it.
+        BELIEVED_WITHOUT_CLAIM => &["redis"],
         _ => &[],
     };
     faults::parse(&words.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
@@ -129,7 +134,7 @@ fn trial(
 fn is_found(ended: &Ended) -> bool {
     let it = &ended.verdict;
     let broken = it.lost + it.phantom + it.reordered + it.gaps + it.visible_duplicates;
-    broken + it.conflicts + ended.tally.early > 0
+    broken + it.conflicts + ended.tally.early + ended.silent_gaps > 0
 }
 
 impl Report {
@@ -138,6 +143,11 @@ impl Report {
         let early = ended.map_or(0, |it| it.tally.early);
         let mut violations = verdict.violations;
         violations.truncate(TOLD_MAX);
+        let silent_gaps = ended.map_or(0, |it| it.silent_gaps);
+        if silent_gaps > 0 {
+            violations
+                .push(format!("Silence: {silent_gaps} times a live session missed something"));
+        }
         if early > 0 {
             violations.push(format!("Offsets: {early} committed before all below was enqueued"));
         }
@@ -152,6 +162,7 @@ impl Report {
             gaps: verdict.gaps,
             conflicts: verdict.conflicts,
             offsets_committed_early: early,
+            silent_gaps,
             seconds: 0.0,
         }
     }

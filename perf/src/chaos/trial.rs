@@ -72,13 +72,15 @@ pub(super) struct Ended {
     pub(super) sent: u64,
     pub(super) unanswered: u64,
     pub(super) unsettled_sessions: u64,
+    /// What live sessions were neither pushed nor told of.
+    pub(super) silent_gaps: u64,
 }
 
 impl Ended {
     pub(super) fn is_clean(&self) -> bool {
         let tally = &self.tally;
         let broken = tally.not_recovered + tally.not_live + self.unsettled_sessions + tally.early;
-        self.verdict.ok && broken == 0
+        self.verdict.ok && broken + self.silent_gaps == 0
     }
 }
 
@@ -109,13 +111,14 @@ impl Plan<'_> {
         let until_us = clock::now_us() + self.settle_us;
         let unsettled_sessions = fleet.settle(&database_url, &population, until_us)?;
         let unanswered = fleet.unanswered();
+        let silent_gaps = fleet.silent_gaps();
         tally.notice_early(arena);
         attendance::check(stack, &minter, &population, &fleet, folder)?;
         fleet.finish()?;
         dumps::finals(stack, &minter, &population, folder)?;
         dumps::kafka(stack, &population, folder)?;
         let verdict = judge(&database_url, &population, folder)?;
-        Ok(Ended { verdict, tally, sent, unanswered, unsettled_sessions })
+        Ok(Ended { verdict, tally, sent, unanswered, unsettled_sessions, silent_gaps })
     }
 }
 

@@ -95,6 +95,9 @@ pub(crate) struct Tail {
     pub(super) percent_of_a_gateway: f64,
     /// From here on a gateway does nothing else: null if a record costs nothing.
     pub(super) routed_needed_from_records_per_s: Option<f64>,
+    /// As many would do if each were sent its own users' records alone, spare ones aside; what the copies take of
+    /// relay and Kafka is not counted.
+    pub(super) routed_gateways: u64,
 }
 
 /// Over all machines of the part, one copy.
@@ -138,11 +141,13 @@ pub(crate) fn plan(inputs: &Inputs, costs: &Costs) -> Outcome<Plan> {
     let capacity = Capacity::of(inputs);
     let tail_cores = load.sends_per_s * costs.gateway_cpu_us_per_record / 1e6;
     let routed_from = per(capacity.cores * 1e6, costs.gateway_cpu_us_per_record);
+    let routed_gateways = routed_gateways(&load, costs, capacity);
     if tail_cores >= capacity.cores {
         return Err(Failure::Refused(format!(
             "{:.0} records/s at the peak are too many for every gateway to take all of them: that \
              alone fills the {:.2} cores that may be busy, from {:.0} records/s on; larger machines \
-             or gateways that are sent only their own records (routed) are needed",
+             are needed, or gateways that are sent their own users' records alone \
+             (kafka.routing = \"routed\"), of which {routed_gateways} would do",
             load.sends_per_s,
             capacity.cores,
             routed_from.unwrap_or_default()
@@ -167,6 +172,7 @@ pub(crate) fn plan(inputs: &Inputs, costs: &Costs) -> Outcome<Plan> {
         cores_busy: rounded(tail_cores),
         percent_of_a_gateway: rounded(tail_cores / capacity.cores * 100.0),
         routed_needed_from_records_per_s: routed_from.map(f64::floor),
+        routed_gateways,
     };
     let notes = notes(&machines, spare, tail.percent_of_a_gateway);
     let disk_gib = disk(inputs, costs);
@@ -197,11 +203,22 @@ impl Capacity {
 
 /// Enough for the sessions' memory, and for their work beside the tail that each gateway has.
 fn gateways(load: &Load, costs: &Costs, capacity: Capacity, tail_cores: f64) -> u64 {
+    let by_memory = gateways_by_memory(load, costs, capacity);
+    by_memory.max(machines(shared_cores(load, costs), capacity.cores - tail_cores))
+}
+
+/// The same where a record is taken once for each device that gets it, at most: they are all at different gateways.
+fn routed_gateways(load: &Load, costs: &Costs, capacity: Capacity) -> u64 {
+    let copies = load.deliveries_per_s * costs.gateway_cpu_us_per_record / 1e6;
+    let by_cores = machines(shared_cores(load, costs) + copies, capacity.cores);
+    gateways_by_memory(load, costs, capacity).max(by_cores)
+}
+
+fn gateways_by_memory(load: &Load, costs: &Costs, capacity: Capacity) -> u64 {
     let bytes = costs.gateway_bytes_per_session_user + costs.gateway_bytes_per_session_kernel;
     let free = capacity.bytes - costs.gateway_bytes;
     // A machine that is too small for a gateway has room for one session, so that the plan shows it.
-    let by_memory = machines(load.sessions * bytes, free.max(bytes.max(1.0)));
-    by_memory.max(machines(shared_cores(load, costs), capacity.cores - tail_cores))
+    machines(load.sessions * bytes, free.max(bytes.max(1.0)))
 }
 
 /// The gateways' work that more of them share.

@@ -28,6 +28,7 @@ fn a_plan_that_was_made_by_hand() {
     // sessions 0.2 cores: one gateway.
     assert_eq!(plan.tail.cores_busy, 0.04);
     assert_eq!(plan.tail.routed_needed_from_records_per_s, Some(400_000.0));
+    assert_eq!(plan.tail.routed_gateways, 1);
     let expected = Parts {
         gateway: 0.6,
         chatd: 0.2,
@@ -50,11 +51,15 @@ fn every_gateway_pays_for_every_record() {
     let busy = Inputs { messages_per_day: 8_640_000_000, ..inputs() };
     let words = plan(&busy, &round()).unwrap_err().to_string();
     assert!(words.contains("fills the 4.00 cores that may be busy, from 400000 rec"), "{words}");
+    // Deliveries take 24 cores, sends 12, sessions 0.2, and the records of three devices 12.
+    assert!(words.ends_with("of which 13 would do"), "{words}");
     let nearly = Inputs { messages_per_day: 7_776_000_000, ..inputs() };
     let nearly = plan(&nearly, &round()).unwrap();
     assert_eq!(nearly.tail.percent_of_a_gateway, 90.0);
     // 0.4 cores are left of each for deliveries (21.6 cores), sends (10.8) and sessions (0.2).
     assert_eq!(nearly.machines.gateway, 82);
+    // Three devices' records are 10.8 cores more, and nothing is each gateway's own.
+    assert_eq!(nearly.tail.routed_gateways, 11);
     assert!(nearly.notes[1].starts_with("90 % of what a gateway may do"), "{:?}", nearly.notes);
 }
 

@@ -1,6 +1,7 @@
 //! Sessions of a gateway that is routed to: they begin once their user is routed.
 
 use super::harness::{Client, Gateway, event};
+use crate::close::Reason;
 use crate::limits::POLL_MS_MAX;
 use crate::mail::{AskKind, Mail, RouteNote};
 use proto::Uuid;
@@ -108,6 +109,33 @@ fn a_user_who_is_routed_waits_for_nothing_and_leaves_with_the_last_session() {
     assert!(matches!(again.next(), (1, Down::Welcome(_))));
     again.close();
     gateway.stop();
+}
+
+#[test]
+fn who_waits_in_vain_is_closed_in_time() {
+    // At home at once, or handed over.
+    for shards in [1, 2] {
+        let gateway = Gateway::start(shards, |settings| {
+            settings.is_routed = true;
+            settings.hello_ms = 300;
+        });
+        for closed in 1..=4 {
+            let user = proto::id::new();
+            let mut client = Client::connect(&gateway, true);
+            client.send(1, Up::Hello(gateway.hello(user)));
+            let entering = entered(&gateway, user);
+            assert_eq!(client.close_code(), Reason::HelloDeadline.code());
+            left(&gateway, user);
+            confirm(&gateway, user, entering);
+            // It is counted once the client has hung up.
+            drop(client);
+            let ended = Instant::now();
+            while gateway.closes(Reason::HelloDeadline) < closed {
+                assert!(ended.elapsed() < Duration::from_secs(60));
+            }
+        }
+        gateway.stop();
+    }
 }
 
 #[test]
