@@ -57,8 +57,7 @@ impl Doubt {
         let Some(places) = self.sought.get_mut(&hash) else { return };
         let is_it = |index: &usize| {
             let record = &self.records[*index];
-            let is_there = record.topic == topic || topics_of(record).any(|it| it == topic);
-            is_there && record.key == key && record.value == value
+            topics_of(record).any(|it| it == topic) && record.key == key && record.value == value
         };
         // The first of several that are the same comes last.
         let Some(place) = places.iter().rposition(is_it) else { return };

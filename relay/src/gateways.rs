@@ -3,6 +3,7 @@
 use crate::config::Settings;
 use crate::limits::{DEAD_LETTERS_MS_MAX, REDIS_MS_MAX, TOPICS_MS_MAX};
 use crate::publisher::client_config;
+use crate::redis_connection;
 use daemon::Config;
 use proto::routes::claim_key;
 use proto::topics;
@@ -63,7 +64,7 @@ fn is_routed(settings: &Settings, gateway: &str) -> Result<bool, String> {
     let wrong = |error: redis::RedisError| format!("redis: {error}");
     let client = redis::Client::open(settings.redis_url.as_str()).map_err(wrong)?;
     let patience = Duration::from_millis(REDIS_MS_MAX);
-    let mut connection = client.get_connection_with_timeout(patience).map_err(wrong)?;
+    let mut connection = redis_connection::connect(&client, patience).map_err(wrong)?;
     redis::cmd("EXISTS").arg(claim_key(gateway)).query(&mut connection).map_err(wrong)
 }
 

@@ -30,6 +30,7 @@ mod ownership;
 mod place;
 mod publisher;
 mod push;
+mod redis_connection;
 pub mod rounds;
 mod routes;
 mod suspects;

@@ -319,7 +319,7 @@ fn hand_over(
             continue;
         }
         let outcome = match prepare(record) {
-            Ok(prepared) => hand_over_with_copies(producer, record, index, &prepared, send_by),
+            Ok(prepared) => hand_over_with_copies(producer, record, index, prepared, send_by),
             Err(reason) => Some(Outcome::Refused(reason)),
         };
         let Some(outcome) = outcome else { continue };
@@ -337,18 +337,19 @@ fn hand_over_with_copies(
     producer: &BaseProducer<Deliveries>,
     record: &Record,
     index: usize,
-    prepared: &Prepared,
+    prepared: Prepared,
     send_by: Instant,
 ) -> Option<Outcome> {
     // Counted before any is handed over, so that the record is not taken for acknowledged between two of them.
-    let topics = || std::iter::once(&prepared.topic).chain(&prepared.copies);
+    let Prepared { topic, copies, headers } = prepared;
     let mut batch = producer.context().batch();
-    topics().for_each(|_| batch.hand_over(index));
+    (0..=copies.len()).for_each(|_| batch.hand_over(index));
     drop(batch);
+    // Mostly there are none.
+    let of_copies = copies.iter().map(|copy| (copy, headers.clone())).collect::<Vec<_>>();
     let mut failure = None;
-    for topic in topics() {
+    for (topic, headers) in std::iter::once((&topic, headers)).chain(of_copies) {
         if failure.is_none() {
-            let headers = prepared.headers.clone();
             failure = hand_over_one(producer, record, index, (topic, headers), send_by);
         }
         if failure.is_some() {

@@ -3,13 +3,14 @@
 
 use crate::directory::Gateways;
 use crate::limits::{REDIS_KEYS_MAX, ROUTES_MS_MAX, ROUTES_RETRY_MS};
+use crate::redis_connection;
 use crate::wave::Record;
 use daemon::failpoint::{BELIEVED_WITHOUT_CLAIM, is_planted};
 use proto::record::RecordHeaders;
 use proto::routes::{Claim, claim_key, member, run_id, user_key};
 use proto::{Message, Uuid, id, topics};
 use redis::{Client, Connection, RedisResult};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,11 +48,13 @@ impl Routes {
         if gateways.is_empty() {
             return;
         }
-        let mut needed: HashMap<Vec<u8>, Vec<Arc<str>>> = HashMap::new();
-        for record in records.iter().filter(|it| is_routed(it)) {
-            needed.entry(recipients(record)).or_default();
-        }
-        let lists: Vec<Vec<u8>> = needed.keys().filter(|it| !it.is_empty()).cloned().collect();
+        let of_each: Vec<Option<Vec<u8>>> =
+            records.iter().map(|it| is_routed(it).then(|| recipients(it))).collect();
+        // Of a conversation that is too large to name its members, there are some everywhere.
+        let mut needed = HashMap::from([(Vec::new(), gateways.to_vec())]);
+        let named: HashSet<&Vec<u8>> =
+            of_each.iter().flatten().filter(|it| !it.is_empty()).collect();
+        let lists: Vec<Vec<u8>> = named.into_iter().cloned().collect();
         for lists in parts(&lists) {
             let answer = self.ask(gateways, lists);
             for (index, list) in lists.iter().enumerate() {
@@ -62,10 +65,8 @@ impl Routes {
                 needed.insert(list.clone(), gateways.iter().filter(needs).cloned().collect());
             }
         }
-        // Of a conversation that is too large to name its members, there are some everywhere.
-        needed.insert(Vec::new(), gateways.to_vec());
-        for record in records.iter_mut().filter(|it| is_routed(it)) {
-            record.gateways = needed.get(&recipients(record)).cloned().unwrap_or_default();
+        for (record, list) in records.iter_mut().zip(of_each) {
+            record.gateways = list.and_then(|it| needed.get(&it).cloned()).unwrap_or_default();
         }
     }
 
@@ -114,10 +115,7 @@ impl Answer {
 }
 
 fn connect(client: &Client) -> RedisResult<Redis> {
-    let patience = Duration::from_millis(ROUTES_MS_MAX);
-    let mut connection = client.get_connection_with_timeout(patience)?;
-    connection.set_read_timeout(Some(patience))?;
-    connection.set_write_timeout(Some(patience))?;
+    let mut connection = redis_connection::connect(client, Duration::from_millis(ROUTES_MS_MAX))?;
     let info: String = redis::cmd("INFO").arg("server").query(&mut connection)?;
     // A Redis that does not tell has no claim that fits.
     let run_id = run_id(&info).unwrap_or_default().to_owned();

@@ -1,6 +1,7 @@
 //! Who has a session, as presenced tells Redis.
 
 use crate::limits::{PRESENT_MS_MAX, PRESENT_USERS_MAX, REDIS_KEYS_MAX, REDIS_MS_MAX};
+use crate::redis_connection;
 use proto::Uuid;
 use proto::presence::{COMPLETE, user_key};
 use redis::{Client, Connection, RedisError, Value};
@@ -65,7 +66,10 @@ impl Sessions {
     fn ask(&mut self, users: &[Uuid]) -> Result<Vec<Value>, RedisError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => self.connection.insert(connect(&self.client)?),
+            None => {
+                let patience = Duration::from_millis(REDIS_MS_MAX);
+                self.connection.insert(redis_connection::connect(&self.client, patience)?)
+            }
         };
         let mut pipeline = redis::pipe();
         for part in users.chunks(REDIS_KEYS_MAX) {
@@ -97,14 +101,6 @@ impl Present {
         self.turned_at.elapsed() < Duration::from_millis(PRESENT_MS_MAX / 2)
             && (self.newer.contains(user) || self.older.contains(user))
     }
-}
-
-fn connect(client: &Client) -> Result<Connection, RedisError> {
-    let patience = Duration::from_millis(REDIS_MS_MAX);
-    let connection = client.get_connection_with_timeout(patience)?;
-    connection.set_read_timeout(Some(patience))?;
-    connection.set_write_timeout(Some(patience))?;
-    Ok(connection)
 }
 
 fn values(page: &Value) -> &[Value] {
